@@ -1,0 +1,92 @@
+"""Every error that users can meet, as one tree.
+
+    SpeechPromptError              anything this package refuses to do; the message says what, where, what next
+    ├── UsageError                 the call is wrong: an unknown name, options that exclude each other   (exit 2)
+    │   └── UnknownName            a name that does not exist, with the nearest ones
+    └── WorkError                  the call is right, the material is not                                (exit 1)
+        ├── AudioError             a file that cannot be decoded, is empty, too long or not a number
+        ├── CorpusError            a manifest, folder or split that contradicts itself
+        ├── UnitsError             units that the tokenizer or LM does not know
+        ├── CheckpointError        a model file that is truncated, foreign or unsafe
+        ├── DownloadError          a file that could not be fetched or whose hash is wrong
+        ├── ArtifactError          a prompt folder that is damaged or was trained on another spoken LM
+        ├── TrainingError          training that cannot start or diverged
+        ├── OutputExists           a path that would be overwritten without `--force`
+        └── MissingExtra           an optional dependency that is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SpeechPromptError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the CLI returns."""
+
+    exit_code = 1
+
+
+class UsageError(SpeechPromptError):
+    """The call is wrong and would be wrong on any material."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that does not exist; the message suggests the nearest known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        if near:
+            hint = f"did you mean {' or '.join(near)}?"
+        else:
+            hint = f"known: {', '.join(self.known[:12])}{', …' if len(self.known) > 12 else ''}"
+        super().__init__(f"unknown {kind} '{name}'; {hint}")
+
+
+class WorkError(SpeechPromptError):
+    """The call is right, but the material or the machine does not allow it."""
+
+
+class AudioError(WorkError):
+    """A file that cannot be decoded, is empty, over a limit, or holds values that are not numbers."""
+
+
+class CorpusError(WorkError):
+    """A manifest, folder or split that contradicts itself."""
+
+
+class UnitsError(WorkError):
+    """Units that a tokenizer or unit LM does not know, or more of them than it can read."""
+
+
+class CheckpointError(WorkError):
+    """A model file that is truncated, foreign or unsafe to read."""
+
+
+class DownloadError(WorkError):
+    """A file that could not be fetched, or whose size or hash is not the published one."""
+
+
+class ArtifactError(WorkError):
+    """A prompt folder that is damaged, or was trained on another spoken LM."""
+
+
+class TrainingError(WorkError):
+    """Training that cannot start, or that diverged."""
+
+
+class OutputExists(WorkError):
+    """A path that would be overwritten."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} already exists; choose another path or pass --force to replace it")
+
+
+class MissingExtra(WorkError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}; install it with: pip install 'speechprompt[{extra}]'")

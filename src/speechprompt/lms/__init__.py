@@ -1,0 +1,1 @@
+"""Units -> distributions. Knows units, streams and prefixes; never hears of labels or tasks."""

@@ -1,0 +1,1 @@
+"""Waveform -> units. Knows no LM and no task."""
