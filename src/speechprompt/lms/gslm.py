@@ -1,0 +1,182 @@
+"""GSLM's unit LM (Lakhotia et al. 2021, fairseq transformer_lm) as a transformers model.
+
+Source `</s> u1..un`, target `u1..un </s>`; embeddings tied with the output and scaled by sqrt(D); sinusoidal
+positions that start at padding_id + 1. What a prompt needs beyond this is in `gslm_units.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+
+from speechprompt.lms.transformer import Decoder, SinusoidalPositions
+
+
+class GslmConfig(PreTrainedConfig):
+    """Sizes of a GSLM; the defaults are the published hubert100 model (151 M parameters).
+
+    `symbols` are the dictionary's entries after the four special ones, in order: entry i is LM id 4+i and
+    holds the tokenizer unit that it names. The published HuBERT dictionaries are 0, 1, 2, ...
+    """
+
+    model_type = "gslm"
+    attribute_map = {"max_position_embeddings": "max_units"}  # noqa: RUF012
+
+    vocab_size: int = 104
+    hidden_size: int = 1024
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    layer_norm_eps: float = 1e-5
+    max_units: int = 4096
+    symbols: list[str] | None = None
+    bos_token_id: int | None = 0
+    pad_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    tie_word_embeddings: bool = True
+
+    def unit_symbols(self) -> list[str]:
+        """The dictionary after the special ids, the identity where none is given."""
+        return self.symbols or [str(unit) for unit in range(self.vocab_size - 4)]
+
+
+class GslmForCausalLM(PreTrainedModel, GenerationMixin):
+    """The unit LM: LM ids (B,N) -> logits (B,N,V)."""
+
+    config_class = GslmConfig
+    base_model_prefix = "decoder"
+    main_input_name = "input_ids"
+    _tied_weights_keys = {"output_projection.weight": "embed_tokens.weight"}  # noqa: RUF012
+    _supports_sdpa = True
+
+    def __init__(self, config: GslmConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, config.pad_token_id)
+        self.decoder = Decoder(
+            config.num_hidden_layers,
+            width,
+            config.num_attention_heads,
+            config.intermediate_size,
+            config.layer_norm_eps,
+        )
+        self.output_projection = nn.Linear(width, config.vocab_size, bias=False)
+        self.positions = SinusoidalPositions(width, int(config.pad_token_id or 0))
+        self.embed_scale = math.sqrt(width)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
+            if module.padding_idx is not None:
+                init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The embedding table (V,D)."""
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding table."""
+        self.embed_tokens = value  # type: ignore[assignment]
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The output matrix (V,D), tied with the embeddings."""
+        return self.output_projection
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the output matrix."""
+        self.output_projection = value  # type: ignore[assignment]
+
+    def embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Rows (B,N,D) that enter the first layer."""
+        x: Tensor = self.embed_tokens(input_ids) * self.embed_scale
+        return x + self.positions(positions, x)
+
+    def _positions(self, attention_mask: Tensor | None, rows: int, width: int, seen: int) -> Tensor:
+        first = int(self.config.pad_token_id) + 1
+        if attention_mask is None:
+            return torch.arange(first + seen, first + seen + width, device=self.device).expand(rows, -1)
+        mask = attention_mask.long()
+        return (mask.cumsum(1) * mask + first - 1)[:, -width:]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **unused: Any,
+    ) -> CausalLMOutputWithPast:
+        """Transformers' causal LM call.
+
+        Shapes: `input_ids` (B,N); `attention_mask` (B, seen+N), 1 = valid; `position_ids` (B,N) count from 0;
+        `labels` (B,N) like `input_ids` with -100 ignored, shifted here, so that the loss is nats a unit.
+        """
+        x = inputs_embeds if inputs_embeds is not None else self.embed_tokens(input_ids)
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is not None:
+            positions = position_ids + int(self.config.pad_token_id) + 1
+        else:
+            positions = self._positions(attention_mask, x.shape[0], x.shape[1], seen)
+        x = x * self.embed_scale + self.positions(positions, x)
+        mask = _cache_mask(attention_mask, x.shape[1], seen, x.device)
+        states = list(self.decoder.states(x, past_key_values, mask))
+        hidden = self.decoder.layer_norm(states[-1])
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.output_projection(hidden[:, keep])
+        loss = None
+        if labels is not None:
+            shifted = logits[:, :-1].float().flatten(0, 1)
+            loss = functional.cross_entropy(shifted, labels[:, 1:].flatten(), ignore_index=-100)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=(*states[:-1], hidden) if output_hidden_states else None,
+        )
+
+
+def _cache_mask(attention_mask: Tensor | None, width: int, seen: int, device: torch.device) -> Tensor | None:
+    """Causal and padding rule (1 or B, 1, N, seen+N) bool; None where plain causal attention is the same."""
+    padded = attention_mask is not None and not bool(attention_mask.all())
+    if not padded and (seen == 0 or width == 1):
+        # a single query sees every key, which `is_causal` (off for one query) also gives
+        return None
+    columns = torch.arange(seen + width, device=device)
+    mask = (columns <= torch.arange(seen, seen + width, device=device)[:, None])[None, None]
+    if padded:
+        assert attention_mask is not None
+        mask = mask & attention_mask[:, None, None].bool()
+        # a padded query sees itself, or softmax over nothing would be NaN
+        mask = mask | (columns == torch.arange(seen, seen + width, device=device)[:, None])
+    return mask
+
+
+AutoConfig.register("gslm", GslmConfig)
+AutoModelForCausalLM.register(GslmConfig, GslmForCausalLM)

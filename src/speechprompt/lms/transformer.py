@@ -1,0 +1,134 @@
+"""The pre-norm causal transformer that GSLM and pGSLM share (fairseq's transformer_lm).
+
+It knows neither units nor prompts: it maps rows (B,N,D) to hidden states, and reads earlier keys and values
+through anything that offers `update(keys, values, layer)`: a transformers cache or a PrefixBatch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Memory(Protocol):
+    """Earlier keys and values, by layer."""
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]: ...
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases everywhere."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B,N,D) -> (B,H,N,head_dim)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, queries: Tensor, x: Tensor, memory: Memory | None, layer: int, mask: Any) -> Tensor:
+        """Attend from `queries` (B,Q,D) to memory and `x` (B,N,D); `mask` None means causal over x alone."""
+        q, k, v = self.split(self.q_proj(queries)), self.split(self.k_proj(x)), self.split(self.v_proj(x))
+        if memory is not None:
+            k, v = memory.update(k, v, layer)
+        causal = mask is None and q.shape[2] > 1
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and ReLU feed-forward."""
+
+    def __init__(self, width: int, heads: int, inner: int, eps: float) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
+        self.final_layer_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(
+        self, x: Tensor, memory: Memory | None, layer: int, mask: Any, rows: Tensor | None = None
+    ) -> Tensor:
+        """(B,N,D) -> (B,N,D), or (B,Q,D) when only the positions `rows` (B,Q) are wanted."""
+        normed = self.self_attn_layer_norm(x)
+        if rows is not None:
+            x, queries = take_rows(x, rows), take_rows(normed, rows)
+        else:
+            queries = normed
+        x = x + self.self_attn(queries, normed, memory, layer, mask)
+        hidden = functional.relu(self.fc1(self.final_layer_norm(x)), inplace=True)
+        result: Tensor = x + self.fc2(hidden)
+        return result
+
+
+class Decoder(nn.Module):
+    """A stack of layers and the final LayerNorm."""
+
+    def __init__(self, layers: int, width: int, heads: int, inner: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(width, heads, inner, eps) for _ in range(layers))
+        self.layer_norm = nn.LayerNorm(width, eps=eps)
+
+    def states(self, x: Tensor, memory: Memory | None = None, mask: Any = None) -> Iterator[Tensor]:
+        """The input of every layer and the last layer's output, before the final norm: L+1 of (B,N,D)."""
+        yield x
+        for i, layer in enumerate(self.layers):
+            x = layer(x, memory, i, mask)
+            yield x
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Memory | None = None,
+        mask: Any = None,
+        rows: Tensor | None = None,
+        rows_mask: Any = None,
+    ) -> Tensor:
+        """Final hidden states (B,N,D); with `rows` (B,Q) the last layer works for those positions only."""
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x, memory, i, mask) if rows is None or i < last else layer(x, memory, i, rows_mask, rows)
+        normed: Tensor = self.layer_norm(x)
+        return normed
+
+
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Positions `rows` (B,Q) of x (B,N,D): (B,Q,D)."""
+    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
+
+
+class SinusoidalPositions:
+    """Sine and cosine positions, [sin | cos], the row of `padding_id` all zero; a table that grows on demand."""
+
+    def __init__(self, width: int, padding_id: int) -> None:
+        self.width, self.padding_id = width, padding_id
+        self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def __call__(self, positions: Tensor, like: Tensor) -> Tensor:
+        """Vectors (..., D) of positions (...), in the dtype and on the device of `like`."""
+        key = (like.device, like.dtype)
+        size = int(positions.max()) + 1 if positions.numel() else 1
+        table = self._tables.get(key)
+        if table is None or len(table) < size:
+            table = self._tables[key] = self._table(max(1024, 2 * size)).to(*key)
+        return table[positions]
+
+    def _table(self, size: int) -> Tensor:
+        half = self.width // 2
+        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
+        angles = torch.arange(size, dtype=torch.float32)[:, None] * frequencies
+        table = torch.cat([angles.sin(), angles.cos()], 1)
+        table[self.padding_id] = 0
+        return table

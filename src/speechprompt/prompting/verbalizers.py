@@ -1,0 +1,151 @@
+"""LM output distribution -> scores over the labels of each slot. A verbalizer owns the order of labels.
+
+Source: SpeechPrompt v2 section 3.3. `random` and `frequency` give each label a unit; `learnable` is linear over
+the LM's logits. Draws here are injective within a slot; mappings read from the reference may not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from speechprompt.errors import UsageError
+from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.task import Task
+
+VerbalizerName = Literal["random", "frequency", "learnable"]
+
+SPECIALS = 4
+"""Outputs that the reference's learnable verbalizer keeps for `<s>`, `<pad>`, `</s>`, `<unk>`."""
+
+
+class Verbalizer(nn.Module):
+    """What both kinds share: an output vocabulary of which every slot's labels are some columns.
+
+    `columns[slot]` (C,) int64 points into the outputs; `answers[slot]` (C,) int64 are the units fed back to the
+    LM when a slot's label is known. Subclasses say what the outputs are.
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.slots = tuple(columns)
+        for slot in self.slots:
+            self.register_buffer(f"columns_{self.slots.index(slot)}", columns[slot])
+            self.register_buffer(f"answers_{self.slots.index(slot)}", answers[slot])
+
+    def columns(self, slot: str) -> Tensor:
+        """Output column of each label (C,)."""
+        return self.get_buffer(f"columns_{self.slots.index(slot)}")
+
+    def answers(self, slot: str) -> Tensor:
+        """Unit that stands for each label (C,)."""
+        return self.get_buffer(f"answers_{self.slots.index(slot)}")
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """Scores (..., O) over all outputs from LM logits (..., V)."""
+        raise NotImplementedError
+
+    def scores(self, logits: Tensor, slot: str) -> Tensor:
+        """Unnormalised scores (..., C) of one slot's labels from LM logits (..., V)."""
+        raise NotImplementedError
+
+
+class FixedVerbalizer(Verbalizer):
+    """Each label is a unit; the outputs are the LM's own vocabulary."""
+
+    def __init__(self, units: Mapping[str, Sequence[int]], lm: UnitLM) -> None:
+        answers = {slot: torch.tensor(list(chosen), dtype=torch.int64) for slot, chosen in units.items()}
+        super().__init__({slot: lm.lm_ids(ids.to(lm.device)) for slot, ids in answers.items()}, answers)
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """The LM's logits as they are."""
+        return logits
+
+    def scores(self, logits: Tensor, slot: str) -> Tensor:
+        """The logits of the labels' units."""
+        return logits[..., self.columns(slot)]
+
+
+class LearnableVerbalizer(Verbalizer):
+    """Outputs O = W logits, W (O,V) without bias; `columns` pick each slot's labels among them."""
+
+    def __init__(
+        self, weight: Tensor, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__(columns, answers or {slot: column.clone() for slot, column in columns.items()})
+        self.weight = nn.Parameter(weight)
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """W logits, (..., O)."""
+        return nn.functional.linear(logits, self.weight)
+
+    def scores(self, logits: Tensor, slot: str) -> Tensor:
+        """The outputs of one slot's labels."""
+        return nn.functional.linear(logits, self.weight[self.columns(slot)])
+
+
+def learnable(task: Task, lm: UnitLM, generator: torch.Generator) -> LearnableVerbalizer:
+    """A learnable verbalizer with an output a label and slot, drawn as torch's Linear draws."""
+    columns, first = {}, 0
+    for slot, labels in task.slots.items():
+        columns[slot] = torch.arange(first, first + len(labels))
+        first += len(labels)
+    answers = {slot: column % lm.unit_count for slot, column in columns.items()}
+    return LearnableVerbalizer(_linear_weight(first, lm.vocabulary_size, generator), columns, answers)
+
+
+def learnable_as_published(task: Task, lm: UnitLM, generator: torch.Generator) -> LearnableVerbalizer:
+    """The reference's form: four outputs for specials, then one a label *text*, shared by slots that use it.
+
+    UsageError when there are more label texts than units, because label i is fed back as unit i.
+    """
+    texts: dict[str, int] = {}
+    for labels in task.slots.values():
+        for label in labels:
+            texts.setdefault(label, len(texts))
+    if len(texts) > lm.unit_count and len(task.slots) > 1:
+        raise UsageError(f"{len(texts)} labels do not fit the {lm.unit_count} units that stand for them")
+    units = {slot: torch.tensor([texts[x] for x in labels]) for slot, labels in task.slots.items()}
+    weight = _linear_weight(SPECIALS + len(texts), lm.vocabulary_size, generator)
+    answers = {slot: ids % lm.unit_count for slot, ids in units.items()}
+    return LearnableVerbalizer(weight, {slot: ids + SPECIALS for slot, ids in units.items()}, answers)
+
+
+def _linear_weight(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    bound = columns**-0.5
+    return (torch.rand(rows, columns, generator=generator) * 2 - 1) * bound
+
+
+def random_units(task: Task, lm: UnitLM, generator: torch.Generator) -> FixedVerbalizer:
+    """A distinct random unit for each label of a slot (the reference's draw may collide)."""
+    _fits(task, lm)
+    units = {
+        slot: torch.randperm(lm.unit_count, generator=generator)[: len(labels)].tolist()
+        for slot, labels in task.slots.items()
+    }
+    return FixedVerbalizer(units, lm)
+
+
+def frequency_units(
+    task: Task, lm: UnitLM, unit_counts: Sequence[int], label_counts: Mapping[str, Sequence[int]]
+) -> FixedVerbalizer:
+    """The k-th most frequent label of a slot gets the k-th most frequent unit of the training split."""
+    _fits(task, lm)
+    units_by_rank = sorted(range(lm.unit_count), key=lambda unit: (-unit_counts[unit], unit))
+    chosen = {}
+    for slot, labels in task.slots.items():
+        by_rank = sorted(range(len(labels)), key=lambda i, slot=slot: (-label_counts[slot][i], i))  # type: ignore[misc]
+        chosen[slot] = [units_by_rank[by_rank.index(i)] for i in range(len(labels))]
+    return FixedVerbalizer(chosen, lm)
+
+
+def _fits(task: Task, lm: UnitLM) -> None:
+    for slot, labels in task.slots.items():
+        if len(labels) > lm.unit_count:
+            raise UsageError(
+                f"slot '{slot}' has {len(labels)} labels but the LM only {lm.unit_count} units; "
+                "use the learnable verbalizer"
+            )
