@@ -17,9 +17,9 @@ class UnitBatch:
     """What a unit LM reads.
 
     Shapes: `unit_ids` (B,N) int64 tokenizer ids, right-padded with anything; `lengths` (B,) int64;
-    `durations` (B,N) int64 frames or None; `f0` (B,N) or None. `answers` (B,J) int64: unit ids that follow
+    `durations` (B,N) int64 frames or None; `f0` (B,N) or None. `answers` (B,J) int64: LM ids that follow
     the separator of every row (labels fed back while training or decoding autoregressively); J may be 0.
-    Special ids, stream shifts, the separator row and positions are the LM adapter's, never seen here.
+    Stream shifts, the start and separator rows and positions are the LM adapter's, never seen here.
     """
 
     unit_ids: Tensor

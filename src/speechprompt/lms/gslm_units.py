@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from speechprompt.errors import UnitsError
 from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.gslm import GslmForCausalLM
 from speechprompt.lms.prefix import PrefixBatch, attention_mask
-from speechprompt.lms.transformer import Attention
+from speechprompt.lms.transformer import Attention, Layer
 
 
 class GslmUnitLM:
@@ -57,7 +58,7 @@ class GslmUnitLM:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> GslmUnitLM:
         """The same LM, moved in place to a device and a precision; the fingerprint stays."""
         _ = self.fingerprint
-        self.model.to(device=device, dtype=dtype)
+        cast(Any, self.model).to(device=device, dtype=dtype)
         return self
 
     def lm_ids(self, unit_ids: Tensor) -> Tensor:
@@ -93,9 +94,9 @@ class GslmUnitLM:
 
     def _attentions(self) -> Iterator[Attention]:
         for layer in self.model.decoder.layers:
-            yield layer.self_attn
+            yield cast(Attention, layer.self_attn)
 
-    def _source(self, batch: UnitBatch, separators: Tensor | None, shifts: Tensor | None) -> Tensor:
+    def embed(self, batch: UnitBatch, separators: Tensor | None, shifts: Tensor | None) -> Tensor:
         """First-layer input (B, 1+N[+1+J], D)."""
         rows, width = batch.unit_ids.shape
         if width > self.max_units:
@@ -108,8 +109,7 @@ class GslmUnitLM:
             ids = self._append_answers(ids, batch)
         x = self.model.embed_tokens(ids)
         if separators is not None:
-            at_separator = torch.arange(ids.shape[1], device=self.device) == batch.lengths[:, None] + 1
-            x = torch.where(at_separator[..., None], separators[:, None].to(x.dtype), x)
+            x = torch.where((ids == self.separator_id)[..., None], separators[:, None].to(x.dtype), x)
         positions = torch.arange(ids.shape[1], device=self.device) + self._first_position
         if shifts is not None:
             positions = positions + shifts[:, None]
@@ -119,8 +119,8 @@ class GslmUnitLM:
     def _append_answers(self, ids: Tensor, batch: UnitBatch) -> Tensor:
         tail = ids.new_full((len(ids), 1), self.separator_id)
         if batch.answers is not None and batch.answers.shape[1]:
-            tail = torch.cat([tail, self.lm_ids(batch.answers)], 1)
-        ids = torch.cat([ids, torch.zeros_like(tail)], 1)
+            tail = torch.cat([tail, batch.answers], 1)
+        ids = torch.cat([ids, torch.full_like(tail, self.start_id)], 1)
         places = batch.lengths[:, None] + 1 + torch.arange(tail.shape[1], device=self.device)
         return ids.scatter(1, places, tail)
 
@@ -131,26 +131,32 @@ class GslmUnitLM:
 
         Only these rows leave the last layer. UnitsError when an utterance is longer than `max_units`.
         """
-        x = self._source(batch, separators, None if prefixes is None else prefixes.row_shifts())
+        x = self.embed(batch, separators, None if prefixes is None else prefixes.row_shifts())
         width = x.shape[1]
         answers = 0 if batch.answers is None else batch.answers.shape[1]
         rows = batch.lengths[:, None] + 1 + torch.arange(-before, 1 + answers, device=self.device)
         mask = attention_mask(torch.arange(width, device=self.device), width, prefixes)
         return self.model.decoder(x, prefixes, mask, rows, attention_mask(rows, width, prefixes))
 
+    def states(
+        self, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor | None
+    ) -> list[Tensor]:
+        """Every layer's input, the last layer's output and its final norm: L+2 of (B, 1+N[+1+J], D)."""
+        x = self.embed(batch, separators, None if prefixes is None else prefixes.row_shifts())
+        mask = attention_mask(torch.arange(x.shape[1], device=self.device), x.shape[1], prefixes)
+        states = list(self.model.decoder.states(x, prefixes, mask))
+        return [*states, self.model.decoder.layer_norm(states[-1])]
+
     def unit_states(self, batch: UnitBatch) -> Tensor:
         """Last hidden states (B,N,D) of units without a prompt."""
-        return self.model.decoder(self._source(batch, None, None))[:, 1:]
+        return self.model.decoder(self.embed(batch, None, None))[:, 1:]
 
     def key_value_inputs(self, batch: UnitBatch) -> Tensor:
         """What each layer's key and value projections read at each unit, (L,B,N,D)."""
-        decoder = self.model.decoder
-        states = list(decoder.states(self._source(batch, None, None)))[:-1]
-        normed = [
-            layer.self_attn_layer_norm(x)[:, 1:]
-            for layer, x in zip(decoder.layers, states, strict=True)
-        ]
-        return torch.stack(normed)
+        layers = cast(list[Layer], self.model.decoder.layers)
+        states = self.states(batch, None, None)[: len(layers)]
+        normed = [layer.self_attn_layer_norm(x) for layer, x in zip(layers, states, strict=True)]
+        return torch.stack(normed)[:, :, 1:]
 
     def heads_of(self, hidden: Tensor) -> dict[str, Tensor]:
         """Logits (..., V) over the dictionary, in fp32."""

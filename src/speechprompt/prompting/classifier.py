@@ -63,7 +63,7 @@ class _Reader:
         self.slots: dict[str, Tensor] = {}
 
     def read(self, logits: Tensor, step: int) -> Tensor:
-        """Take the scores of a step from logits (b,V); the unit (b,) to feed back."""
+        """Take the scores of a step from logits (b,V); the LM ids (b,) to feed back."""
         chosen = self.verbalizer.slots if self.at_once else self.verbalizer.slots[step : step + 1]
         for slot in chosen:
             self.slots[slot] = self.verbalizer.scores(logits, slot).log_softmax(-1)
@@ -82,7 +82,6 @@ def decode_freely(
     verbalizer = bank.entries[entry].verbalizer
     rows = torch.full_like(batch.lengths, entry)
     prefixes, separators = bank.prefixes(lm, rows), bank.separators(rows)
-    units = {int(lm_id): unit for unit, lm_id in enumerate(lm.lm_ids(torch.arange(lm.unit_count)).tolist())}
     answers = batch.unit_ids.new_zeros(len(rows), 0)
     decoded: list[list[int]] = [[] for _ in rows]
     open_rows = set(range(len(rows)))
@@ -93,7 +92,5 @@ def decode_freely(
             break
         for i in open_rows:
             decoded[i].append(int(best[i]))
-        # a special id fed back has no unit; such an answer is lost anyway, so unit 0 stands for it
-        fed_back = [units.get(int(value), 0) for value in best]
-        answers = torch.cat([answers, torch.tensor(fed_back, device=answers.device)[:, None]], 1)
+        answers = torch.cat([answers, best[:, None]], 1)
     return decoded

@@ -25,8 +25,8 @@ SPECIALS = 4
 class Verbalizer(nn.Module):
     """What both kinds share: an output vocabulary of which every slot's labels are some columns.
 
-    `columns[slot]` (C,) int64 points into the outputs; `answers[slot]` (C,) int64 are the units fed back to the
-    LM when a slot's label is known. Subclasses say what the outputs are.
+    `columns[slot]` (C,) int64 points into the outputs; `answers[slot]` (C,) int64 are the LM ids fed back to
+    the LM when a slot's label is known. Subclasses say what the outputs are.
     """
 
     def __init__(self, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor]) -> None:
@@ -41,7 +41,7 @@ class Verbalizer(nn.Module):
         return self.get_buffer(f"columns_{self.slots.index(slot)}")
 
     def answers(self, slot: str) -> Tensor:
-        """Unit that stands for each label (C,)."""
+        """LM id that stands for each label (C,)."""
         return self.get_buffer(f"answers_{self.slots.index(slot)}")
 
     def outputs(self, logits: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ class FixedVerbalizer(Verbalizer):
     """Each label is a unit; the outputs are the LM's own vocabulary."""
 
     def __init__(self, units: Mapping[str, Sequence[int]], lm: UnitLM) -> None:
-        answers = {slot: torch.tensor(list(chosen), dtype=torch.int64) for slot, chosen in units.items()}
-        super().__init__({slot: lm.lm_ids(ids.to(lm.device)) for slot, ids in answers.items()}, answers)
+        columns = {slot: lm.lm_ids(torch.tensor(list(chosen))) for slot, chosen in units.items()}
+        super().__init__(columns, columns)
 
     def outputs(self, logits: Tensor) -> Tensor:
         """The LM's logits as they are."""
@@ -73,9 +73,9 @@ class LearnableVerbalizer(Verbalizer):
     """Outputs O = W logits, W (O,V) without bias; `columns` pick each slot's labels among them."""
 
     def __init__(
-        self, weight: Tensor, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor] | None = None
+        self, weight: Tensor, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor]
     ) -> None:
-        super().__init__(columns, answers or {slot: column.clone() for slot, column in columns.items()})
+        super().__init__(columns, answers)
         self.weight = nn.Parameter(weight)
 
     def outputs(self, logits: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def learnable(task: Task, lm: UnitLM, generator: torch.Generator) -> LearnableVe
     for slot, labels in task.slots.items():
         columns[slot] = torch.arange(first, first + len(labels))
         first += len(labels)
-    answers = {slot: column % lm.unit_count for slot, column in columns.items()}
+    answers = {slot: lm.lm_ids(column % lm.unit_count) for slot, column in columns.items()}
     return LearnableVerbalizer(_linear_weight(first, lm.vocabulary_size, generator), columns, answers)
 
 
@@ -110,7 +110,7 @@ def learnable_as_published(task: Task, lm: UnitLM, generator: torch.Generator) -
         raise UsageError(f"{len(texts)} labels do not fit the {lm.unit_count} units that stand for them")
     units = {slot: torch.tensor([texts[x] for x in labels]) for slot, labels in task.slots.items()}
     weight = _linear_weight(SPECIALS + len(texts), lm.vocabulary_size, generator)
-    answers = {slot: ids % lm.unit_count for slot, ids in units.items()}
+    answers = {slot: lm.lm_ids(ids % lm.unit_count) for slot, ids in units.items()}
     return LearnableVerbalizer(weight, {slot: ids + SPECIALS for slot, ids in units.items()}, answers)
 
 

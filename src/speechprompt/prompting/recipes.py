@@ -1,0 +1,102 @@
+"""Named sets of training options: `default` trains best, `paper` is the reference's arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from speechprompt.errors import UnknownName, UsageError
+from speechprompt.prompting.bank import Decoding
+from speechprompt.prompting.prompt import Method
+from speechprompt.prompting.verbalizers import VerbalizerName
+
+PROMPT_BUDGET = 150_000
+"""Most parameters that a prompt and its separator may train."""
+LONGEST_DEFAULT_PROMPT = 20
+
+RecipeName = Literal["default", "paper"]
+
+
+class TrainingOptions(BaseModel):
+    """Everything that decides how one prompt is trained; what `default` means is written here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: RecipeName = "default"
+    method: Method = Field("before_projection", description="where the prompt enters")
+    prompt_length: int | None = Field(
+        None, ge=0, le=512, description="vectors a layer; by default the most, up to 20, within 0.15 M parameters"
+    )
+    shifts_positions: bool = Field(False, description="move unit positions by the prompt's length, as peft does")
+    verbalizer: VerbalizerName = Field("learnable", description="how LM outputs become labels")
+    decoding: Decoding = Field("parallel", description="slots at once, or one after another")
+    initialisation: Literal["units", "normal"] = Field(
+        "units", description="start from states of real training units, or from N(0,1)"
+    )
+    loss: Literal["labels", "published"] = Field("labels", description="over the labels, or the reference's")
+    optimiser: Literal["adamw", "published"] = Field("adamw", description="AdamW, or the reference's Adam")
+    learning_rate: float | Literal["find"] = Field(
+        5e-3, description="of prompt and separator; 'find' runs a range test"
+    )
+    verbalizer_learning_rate: float | None = Field(None, description="of the verbalizer; the same by default")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="after the warm-up")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
+    batch_size: int = Field(64, ge=1)
+    steps: int = Field(2000, ge=1, description="most updates")
+    evaluations: int = Field(20, ge=1, description="how often validation runs within `steps`")
+    by_epoch: bool = Field(False, description="evaluate after every epoch instead")
+    patience: int = Field(6, ge=1, description="evaluations without improvement before stopping")
+    select_by: Literal["accuracy", "loss"] = Field("accuracy", description="what makes a checkpoint the best")
+    clip_norm: float | None = Field(1.0, gt=0)
+    prompt_dropout: float = Field(0.0, ge=0, lt=1)
+    verbalizer_dropout: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    balanced: bool = Field(False, description="draw every label equally often")
+    seed: int = Field(0, ge=0)
+
+    @classmethod
+    def of_recipe(cls, recipe: str = "default", changes: Mapping[str, Any] | None = None) -> Self:
+        """A recipe's options with changes. UnknownName or UsageError when a name or a value is wrong."""
+        if recipe not in get_args(RecipeName):
+            raise UnknownName("recipe", recipe, get_args(RecipeName))
+        values = {"recipe": recipe, **(PUBLISHED if recipe == "paper" else {}), **(changes or {})}
+        for name in values:
+            if name not in cls.model_fields:
+                raise UnknownName("training option", name, cls.model_fields)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"][:1])
+            raise UsageError(f"training option '{place}': {first['msg']} (got {first['input']!r})") from None
+
+    def length_for(self, layers: int, width: int) -> int:
+        """P for an LM of so many layers and such a width."""
+        if self.prompt_length is not None:
+            return self.prompt_length
+        each = width if self.method == "input" else 2 * layers * width
+        return max(1, min(LONGEST_DEFAULT_PROMPT, (PROMPT_BUDGET - width) // each))
+
+
+PUBLISHED: dict[str, Any] = {
+    "prompt_length": 5,
+    "decoding": "autoregressive",
+    "initialisation": "normal",
+    "loss": "published",
+    "optimiser": "published",
+    "learning_rate": 5e-3,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "batch_size": 32,
+    "steps": 1_000_000,
+    "by_epoch": True,
+    "patience": 1,
+    "select_by": "loss",
+    "prompt_dropout": 0.1,
+    "verbalizer_dropout": 0.1,
+    "seed": 100501,
+}
+"""The reference's options where they differ from `default`. Source: its training script; facts of its code."""

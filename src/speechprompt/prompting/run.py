@@ -1,0 +1,208 @@
+"""One prompt in training: its data, its own optimiser, schedule, random numbers and best state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechprompt.errors import CorpusError, TrainingError
+from speechprompt.prompting.bank import TaskPrompt
+from speechprompt.prompting.losses import Dropouts
+from speechprompt.prompting.optimiser import PublishedAdam, clip
+from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.task import Task
+from speechprompt.speech.buckets import length_buckets
+from speechprompt.speech.manifest import Utterance
+from speechprompt.speech.units import Units
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Utterances as training sees them: `units` (n), `targets` (n,S) int64 and their ids."""
+
+    units: Sequence[Units]
+    targets: Tensor
+    ids: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @classmethod
+    def of(cls, task: Task, utterances: Sequence[Utterance]) -> Examples:
+        """From utterances that carry units. CorpusError when one has none."""
+        bare = [u.id for u in utterances if u.units is None or not len(u.units)]
+        if bare:
+            raise CorpusError(
+                f"{len(bare)} utterances carry no units (first: '{bare[0]}'); encode the corpus first"
+            )
+        targets = torch.tensor(task.targets(utterances), dtype=torch.int64).reshape(-1, len(task.slots))
+        return cls([u.units for u in utterances if u.units is not None], targets, [u.id for u in utterances])
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands; plain numbers, saved with its checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    place: int = 0
+    evaluations: int = 0
+    without_gain: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    best_step: int = 0
+    finished: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Run:
+    """A task prompt with everything that training it needs and nothing shared with its neighbours."""
+
+    def __init__(
+        self, name: str, entry: TaskPrompt, options: TrainingOptions, train: Examples, valid: Examples
+    ) -> None:
+        if not len(train):
+            raise TrainingError(f"'{name}' has no training utterances")
+        self.name, self.entry, self.options, self.train, self.valid = name, entry, options, train, valid
+        self.progress = Progress()
+        self.generator = torch.Generator().manual_seed(options.seed + 1)
+        self.dropouts = Dropouts(options.prompt_dropout, options.verbalizer_dropout, self.generator)
+        self.best = _copy(entry)
+        self.optimiser = self._optimiser()
+        self._base_rates = [group["lr"] for group in self.optimiser.param_groups]
+        self._batches = self._epoch_batches()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates that see every training utterance once."""
+        return math.ceil(len(self.train) / self.options.batch_size)
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Updates between two validations."""
+        if self.options.by_epoch:
+            return self.steps_per_epoch
+        return max(1, math.ceil(self.options.steps / self.options.evaluations))
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        options = self.options
+        rate = 5e-3 if options.learning_rate == "find" else options.learning_rate
+        if options.optimiser == "published":
+            return PublishedAdam(self.entry.parameters(), rate, (0.9, 0.98), 1e-8)
+        verbalizer = list(self.entry.verbalizer.parameters())
+        groups: list[dict[str, Any]] = [{"params": list(self.entry.prompt.parameters()), "lr": rate}]
+        if verbalizer:
+            groups.append({"params": verbalizer, "lr": options.verbalizer_learning_rate or rate})
+        return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=options.weight_decay)
+
+    def _epoch_batches(self) -> list[list[int]]:
+        """The batches of the current epoch; a function of seed and epoch alone."""
+        seed = np.random.SeedSequence([self.options.seed, self.progress.epoch])
+        indices = np.arange(len(self.train))
+        if self.options.balanced:
+            weights = self._balancing_weights()
+            indices = np.random.default_rng(seed).choice(indices, len(indices), p=weights)
+        lengths = [len(self.train.units[int(i)]) for i in indices]
+        batches = length_buckets(lengths, self.options.batch_size, int(seed.generate_state(1)[0]))
+        return [[int(indices[i]) for i in batch] for batch in batches]
+
+    def _balancing_weights(self) -> np.ndarray:
+        _, inverse, counts = np.unique(
+            self.train.targets.numpy(), axis=0, return_inverse=True, return_counts=True
+        )
+        weights = 1.0 / counts[inverse.reshape(-1)]
+        return np.asarray(weights / weights.sum())
+
+    def next_batch(self) -> list[int]:
+        """Indices of the next training batch; moves on to the next epoch when one is spent."""
+        if self.progress.place >= len(self._batches):
+            self.progress.epoch += 1
+            self.progress.place = 0
+            self._batches = self._epoch_batches()
+        batch = self._batches[self.progress.place]
+        self.progress.place += 1
+        return batch
+
+    def rate(self, step: int) -> float:
+        """Factor on the learning rate at an update (counted from 0)."""
+        options = self.options
+        warm = int(options.warmup * options.steps)
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        if options.schedule == "constant":
+            return 1.0
+        done = (step - warm) / max(1, options.steps - warm)
+        return 1.0 - done if options.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+    def update(self) -> float:
+        """Clip, step and clear the gradients; the gradient's norm. TrainingError when it is not finite."""
+        parameters = list(self.entry.parameters())
+        norm = float(clip(parameters, self.options.clip_norm))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"'{self.name}' diverged at step {self.progress.step}: the gradient is not finite; "
+                "lower --learning-rate"
+            )
+        for group, base in zip(self.optimiser.param_groups, self._base_rates, strict=True):
+            group["lr"] = base * self.rate(self.progress.step)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        return norm
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Replace the prompt's learning rate (and the verbalizer's, unless it has one of its own)."""
+        own = self.options.verbalizer_learning_rate
+        self._base_rates = [rate if i == 0 or own is None else own for i in range(len(self._base_rates))]
+
+    def judge(self, accuracy: float, loss: float) -> bool:
+        """Note a validation; keep the state if it is the best so far, and say so. Sets `finished`."""
+        progress, options = self.progress, self.options
+        key = (accuracy, -loss) if options.select_by == "accuracy" else (-loss, accuracy)
+        best = (
+            (progress.best_accuracy, -progress.best_loss)
+            if options.select_by == "accuracy"
+            else (-progress.best_loss, progress.best_accuracy)
+        )
+        better = key > best
+        if better:
+            progress.best_accuracy, progress.best_loss, progress.best_step = accuracy, loss, progress.step
+            progress.without_gain = 0
+            self.best = _copy(self.entry)
+        else:
+            progress.without_gain += 1
+        progress.evaluations += 1
+        progress.finished = progress.without_gain >= options.patience or progress.step >= options.steps
+        return better
+
+    def state(self) -> dict[str, Any]:
+        """All that resuming needs, as tensors and plain values."""
+        progress = {name: getattr(self.progress, name) for name in Progress.__slots__}
+        return {
+            "progress": progress,
+            "entry": _copy(self.entry),
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "base_rates": self._base_rates,
+            "generator": self.generator.get_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.progress = Progress(**state["progress"])
+        self.entry.load_state_dict(state["entry"])
+        self.best = state["best"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self._base_rates = list(state["base_rates"])
+        self.generator.set_state(state["generator"])
+        self._batches = self._epoch_batches()
+
+
+def _copy(entry: TaskPrompt) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in entry.state_dict().items()}

@@ -1,0 +1,205 @@
+"""Training of one run or of many in one batch, on one frozen unit LM; resumable at any moment.
+
+Joint runs share the forward and backward pass only: each has its own loss (a mean over its own rows), optimiser,
+clipping, schedule and random numbers, so that its gradients are those of a separate run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechprompt.errors import TrainingError
+from speechprompt.lms.batch import UnitBatch, collate
+from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.bank import Bank
+from speechprompt.prompting.classifier import classify
+from speechprompt.prompting.losses import label_losses, published_loss
+from speechprompt.prompting.run import Examples, Run
+from speechprompt.speech.buckets import length_buckets
+
+Event = Mapping[str, Any]
+Listener = Callable[[Event], None]
+
+EVALUATION_BATCH = 128
+
+
+def train_runs(
+    lm: UnitLM,
+    runs: Sequence[Run],
+    listener: Listener | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
+) -> None:
+    """Train every run until its patience or its steps end, and leave each entry in its best state.
+
+    `listener` receives events (dicts with `event`: step, evaluation, resumed, done). `checkpoint` is a file
+    written every so many steps; where it exists, training goes on from it with the same results as without
+    the interruption. TrainingError when a run diverges or the checkpoint belongs to other runs.
+    """
+    tell = listener or (lambda event: None)
+    if checkpoint is not None and checkpoint.exists():
+        _restore(checkpoint, lm, runs)
+        tell({"event": "resumed", "step": max(run.progress.step for run in runs)})
+    for run in runs:
+        if run.options.learning_rate == "find" and run.progress.step == 0:
+            rate = find_learning_rate(lm, run)
+            run.set_learning_rate(rate)
+            tell({"event": "learning_rate", "run": run.name, "rate": rate})
+    step = 0
+    while active := [run for run in runs if not run.progress.finished]:
+        for run, loss, correct, count in train_step(lm, active):
+            tell(_step_event(run, loss, correct, count))
+        for run in active:
+            if run.progress.step % run.evaluation_interval == 0 or run.progress.step >= run.options.steps:
+                tell(_evaluate(lm, run))
+        step += 1
+        if checkpoint is not None and step % checkpoint_every == 0:
+            _save(checkpoint, lm, runs)
+    for run in runs:
+        run.entry.load_state_dict(run.best)
+        tell({"event": "done", "run": run.name, "best_step": run.progress.best_step})
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+
+
+def train_step(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, float, int, int]]:
+    """One update of every run in one forward and backward pass: (run, loss, correct rows, rows) each."""
+    joint = [run for run in runs if run.options.loss == "labels"]
+    report: list[tuple[Run, Tensor, Tensor | None, int]] = []
+    if joint:
+        report += _joint_losses(lm, joint)
+    for run in runs:
+        if run.options.loss == "published":
+            indices = run.next_batch()
+            batch, targets = _rows(lm, run.train, indices)
+            nats, divisor = published_loss(lm, run.entry, batch, targets, run.dropouts)
+            report.append((run, nats / divisor, None, len(indices)))
+    torch.stack([loss for _, loss, _, _ in report]).sum().backward()
+    for run, _, _, _ in report:
+        run.update()
+    return [
+        (run, float(loss.detach()), -1 if correct is None else int(correct), count)
+        for run, loss, correct, count in report
+    ]
+
+
+def _joint_losses(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, Tensor, Tensor | None, int]]:
+    chosen = [run.next_batch() for run in runs]
+    units = [run.train.units[i] for run, indices in zip(runs, chosen, strict=True) for i in indices]
+    rows = torch.repeat_interleave(torch.tensor([len(indices) for indices in chosen]))
+    targets = [run.train.targets[indices].to(lm.device) for run, indices in zip(runs, chosen, strict=True)]
+    losses = label_losses(
+        lm,
+        Bank([run.entry for run in runs]),
+        collate(units).to(lm.device),
+        rows.to(lm.device),
+        targets,
+        [run.options.label_smoothing for run in runs],
+        [run.dropouts for run in runs],
+    )
+    return [(run, x.loss, x.correct, x.count) for run, x in zip(runs, losses, strict=True)]
+
+
+def _rows(lm: UnitLM, examples: Examples, indices: Sequence[int]) -> tuple[UnitBatch, Tensor]:
+    batch = collate([examples.units[i] for i in indices]).to(lm.device)
+    return batch, examples.targets[list(indices)].to(lm.device)
+
+
+@torch.no_grad()
+def evaluate_run(lm: UnitLM, run: Run) -> tuple[float, float]:
+    """Accuracy (all slots right) and loss on the run's validation split, in the loss that it trains."""
+    if not len(run.valid):
+        raise TrainingError(f"'{run.name}' has no validation utterances")
+    bank = Bank([run.entry]).fold(lm)
+    right, nats, terms = 0, 0.0, 0
+    for indices in length_buckets([len(row) for row in run.valid.units], EVALUATION_BATCH, None):
+        batch, targets = _rows(lm, run.valid, indices)
+        scores = classify(lm, bank, batch, torch.zeros_like(batch.lengths))[0].slots
+        hits = [scores[slot].argmax(1) == targets[:, s] for s, slot in enumerate(scores)]
+        right += int(torch.stack(hits).all(0).sum())
+        if run.options.loss == "published":
+            loss, divisor = published_loss(lm, run.entry, batch, targets)
+            nats, terms = nats + float(loss), terms + divisor
+        else:
+            picked = [scores[slot].gather(1, targets[:, [s]]).sum() for s, slot in enumerate(scores)]
+            nats, terms = nats - float(torch.stack(picked).sum()), terms + len(indices)
+    return right / len(run.valid), nats / terms
+
+
+def _evaluate(lm: UnitLM, run: Run) -> Event:
+    accuracy, loss = evaluate_run(lm, run)
+    better = run.judge(accuracy, loss)
+    event = {"step": run.progress.step, "epoch": run.progress.epoch, "accuracy": accuracy, "loss": loss}
+    run.progress.history.append({name: float(value) for name, value in event.items()})
+    return {"event": "evaluation", "run": run.name, **event, "best": better}
+
+
+def _step_event(run: Run, loss: float, correct: int, count: int) -> Event:
+    accuracy = None if correct < 0 else correct / count
+    return {
+        "event": "step",
+        "run": run.name,
+        "step": run.progress.step,
+        "loss": loss,
+        "accuracy": accuracy,
+        "count": count,
+    }
+
+
+def find_learning_rate(lm: UnitLM, run: Run, steps: int = 48, low: float = 3e-4, high: float = 0.3) -> float:
+    """Range test (Smith 2017): raise the rate from `low` to `high`, take a third of where the loss is lowest.
+
+    Works on a copy: the run itself is left as it was.
+    """
+    start = {name: tensor.clone() for name, tensor in run.entry.state_dict().items()}
+    trial = Run(run.name, run.entry, run.options.model_copy(update={"warmup": 0.0}), run.train, run.valid)
+    smooth, best, found = None, float("inf"), low
+    for i in range(steps):
+        rate = low * (high / low) ** (i / (steps - 1))
+        trial.set_learning_rate(rate)
+        try:
+            loss = train_step(lm, [trial])[0][1]
+        except TrainingError:
+            break
+        smooth = loss if smooth is None else 0.8 * smooth + 0.2 * loss
+        if smooth < best:
+            best, found = smooth, rate
+        elif smooth > 2 * best:
+            break
+    run.entry.load_state_dict(start)
+    return found / 3
+
+
+def _identity(lm: UnitLM, runs: Sequence[Run]) -> str:
+    parts = [lm.fingerprint]
+    for run in runs:
+        parts += [run.name, run.options.model_dump_json(), str(run.entry.task.slots), str(len(run.train))]
+        parts += [str(int(run.train.targets.sum())), str(sum(len(units) for units in run.train.units))]
+    return "\n".join(parts)
+
+
+def _save(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".tmp")
+    torch.save({"identity": _identity(lm, runs), "runs": [run.state() for run in runs]}, scratch)
+    os.replace(scratch, path)
+
+
+def _restore(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        identity = saved["identity"]
+    except Exception as error:
+        raise TrainingError(f"{path} is not a training checkpoint ({error}); delete it to start over") from None
+    if identity != _identity(lm, runs):
+        raise TrainingError(
+            f"{path} belongs to a run with other options, data or LM; delete it or choose another --out"
+        )
+    for run, state in zip(runs, saved["runs"], strict=True):
+        run.restore(state)
