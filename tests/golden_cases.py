@@ -46,7 +46,11 @@ class GoldenCase:
             units = Units([back[i] for i in row[1:place]])
             groups.setdefault(len(answers), []).append((units, answers, number))
         return [
-            (collate([u for u, _, _ in rows]), torch.tensor([a for _, a, _ in rows]), torch.tensor([n for *_, n in rows]))
+            (
+                collate([u for u, _, _ in rows]),
+                torch.tensor([a for _, a, _ in rows]),
+                torch.tensor([n for *_, n in rows]),
+            )
             for rows in groups.values()
         ]
 

@@ -133,7 +133,9 @@ def test_loss_and_gradients(shared: Path, name: str) -> None:
     assert divisor == int(case.tensor("sample_size"))
     loss.backward()
     parameters = dict(batches.entry.named_parameters())
-    gradients = reference_names(batches.entry, {n: p.grad for n, p in parameters.items() if p.grad is not None})
+    gradients = reference_names(
+        batches.entry, {n: p.grad for n, p in parameters.items() if p.grad is not None}
+    )
     reference = case.tensors("grad_of_loss_sum")
     assert set(gradients) <= set(reference)
     for key, gradient in reference.items():

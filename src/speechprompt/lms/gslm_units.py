@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
-from speechprompt.errors import UnitsError
+from speechprompt.errors import CheckpointError, UnitsError
 from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.gslm import GslmForCausalLM
 from speechprompt.lms.prefix import PrefixBatch, attention_mask
@@ -35,6 +38,15 @@ class GslmUnitLM:
         self._ids = _unit_table(config.unit_symbols(), first_id=4)
         self.unit_count = len(self._ids)
         self._fingerprint = fingerprint
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> GslmUnitLM:
+        """Load a folder that `save_pretrained` wrote, computing in fp32. CheckpointError when it is damaged."""
+        transformers_logging.disable_progress_bar()
+        try:
+            return cls(GslmForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} does not hold a GSLM: {str(error).splitlines()[0]}") from None
 
     @property
     def fingerprint(self) -> str:

@@ -99,7 +99,11 @@ class Decoder(nn.Module):
         """Final hidden states (B,N,D); with `rows` (B,Q) the last layer works for those positions only."""
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, memory, i, mask) if rows is None or i < last else layer(x, memory, i, rows_mask, rows)
+            x = (
+                layer(x, memory, i, mask)
+                if rows is None or i < last
+                else layer(x, memory, i, rows_mask, rows)
+            )
         normed: Tensor = self.layer_norm(x)
         return normed
 

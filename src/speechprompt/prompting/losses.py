@@ -57,7 +57,9 @@ def label_losses(
         total, right = hidden.new_zeros((), dtype=torch.float32), torch.ones_like(places[k], dtype=torch.bool)
         for s, slot in enumerate(entry.task.slots):
             logits = lm.heads_of(hidden[places[k], steps[s]])["units"]
-            scores = drop(entry.verbalizer.scores(logits, slot), dropouts[k].verbalizer, dropouts[k].generator)
+            scores = drop(
+                entry.verbalizer.scores(logits, slot), dropouts[k].verbalizer, dropouts[k].generator
+            )
             total = total + functional.cross_entropy(scores, targets[k][:, s], label_smoothing=smoothing[k])
             right &= scores.detach().argmax(-1) == targets[k][:, s]
         losses.append(EntryLoss(total, right.sum(), len(places[k])))
@@ -75,7 +77,8 @@ def _hidden(
 ) -> Tensor:
     """Hidden states at the separator and, where an entry is autoregressive, at its fed-back labels."""
     folded = [
-        entry.prompt.prefix(lm, d.prompt, d.generator) for entry, d in zip(bank.entries, dropouts, strict=True)
+        entry.prompt.prefix(lm, d.prompt, d.generator)
+        for entry, d in zip(bank.entries, dropouts, strict=True)
     ]
     prefixes = bank.stack(folded, rows, range(len(bank)))
     chained = [

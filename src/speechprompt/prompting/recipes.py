@@ -27,9 +27,14 @@ class TrainingOptions(BaseModel):
     recipe: RecipeName = "default"
     method: Method = Field("before_projection", description="where the prompt enters")
     prompt_length: int | None = Field(
-        None, ge=0, le=512, description="vectors a layer; by default the most, up to 20, within 0.15 M parameters"
+        None,
+        ge=0,
+        le=512,
+        description="vectors a layer; by default the most, up to 20, within 0.15 M parameters",
     )
-    shifts_positions: bool = Field(False, description="move unit positions by the prompt's length, as peft does")
+    shifts_positions: bool = Field(
+        False, description="move unit positions by the prompt's length, as peft does"
+    )
     verbalizer: VerbalizerName = Field("learnable", description="how LM outputs become labels")
     decoding: Decoding = Field("parallel", description="slots at once, or one after another")
     initialisation: Literal["units", "normal"] = Field(

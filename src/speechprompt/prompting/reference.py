@@ -31,7 +31,11 @@ def read_reference_prompt(
 
 
 def reference_prompt(
-    tensors: Mapping[str, Tensor], lm: UnitLM, task: Task, verbalizer: Mapping[str, str], source: str = "tensors"
+    tensors: Mapping[str, Tensor],
+    lm: UnitLM,
+    task: Task,
+    verbalizer: Mapping[str, str],
+    source: str = "tensors",
 ) -> TaskPrompt:
     """The same from named tensors; a deep prompt's dead input prompt is left out."""
     try:
@@ -69,4 +73,6 @@ def _verbalizer(tensors: Mapping[str, Tensor], units: Mapping[str, list[int]], l
         return FixedVerbalizer(units, lm)
     indices = {slot: torch.tensor(chosen) for slot, chosen in units.items()}
     answers = {slot: lm.lm_ids(ids % lm.unit_count) for slot, ids in indices.items()}
-    return LearnableVerbalizer(weight.clone(), {slot: ids + SPECIALS for slot, ids in indices.items()}, answers)
+    return LearnableVerbalizer(
+        weight.clone(), {slot: ids + SPECIALS for slot, ids in indices.items()}, answers
+    )

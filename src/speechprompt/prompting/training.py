@@ -196,7 +196,9 @@ def _restore(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         identity = saved["identity"]
     except Exception as error:
-        raise TrainingError(f"{path} is not a training checkpoint ({error}); delete it to start over") from None
+        raise TrainingError(
+            f"{path} is not a training checkpoint ({error}); delete it to start over"
+        ) from None
     if identity != _identity(lm, runs):
         raise TrainingError(
             f"{path} belongs to a run with other options, data or LM; delete it or choose another --out"

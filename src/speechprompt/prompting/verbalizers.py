@@ -72,9 +72,7 @@ class FixedVerbalizer(Verbalizer):
 class LearnableVerbalizer(Verbalizer):
     """Outputs O = W logits, W (O,V) without bias; `columns` pick each slot's labels among them."""
 
-    def __init__(
-        self, weight: Tensor, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, weight: Tensor, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor]) -> None:
         super().__init__(columns, answers)
         self.weight = nn.Parameter(weight)
 

@@ -44,10 +44,8 @@ class Units:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Units):
             return NotImplemented
-        return all(
-            (a is None) == (b is None) and (a is None or np.array_equal(a, b))
-            for a, b in ((self.ids, other.ids), (self.durations, other.durations), (self.f0, other.f0))
-        )
+        pairs = ((self.ids, other.ids), (self.durations, other.durations), (self.f0, other.f0))
+        return all(a is b if a is None or b is None else np.array_equal(a, b) for a, b in pairs)
 
 
 def _integers(values: ArrayLike, name: str) -> NDArray[np.int64]:

@@ -1,0 +1,1 @@
+"""How good a prompt is: evaluation, baselines on the same utterances, and the report to look at."""

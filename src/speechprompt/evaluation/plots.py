@@ -1,0 +1,254 @@
+"""The plots of a report: numbers in, one inline SVG out; narrow ones fit a phone at full size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from speechprompt.evaluation.summary import LabelEvaluation
+from speechprompt.evaluation.svg import ACCENT, CONTRAST, INK, MUTED, ON_FILL, RULE, render_svg, shortened
+from speechprompt.metrics import CalibrationBin, Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NARROW = 4.4
+WIDE = 7.6
+CHARACTERS_PER_INCH = 10.6
+ROOM_FOR_SHARES = 6
+ROOM_FOR_COUNTS = 16
+DARK_FILL = 0.55
+
+
+def accuracy_plot(
+    accuracies: Sequence[tuple[str, Interval]], differences: Sequence[tuple[str, Interval]]
+) -> str:
+    """Accuracies with 95 % intervals, the prompt first; below, prompt minus baseline by baseline.
+
+    Differences have their own axis: on the scale from nothing to all right they are too small to see.
+    """
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(2 if differences else 1, 1, squeeze=False, height_ratios=heights)[:, 0]
+        _share_axis(panels[0])
+        _interval_rows(panels[0], accuracies)
+        if differences:
+            panels[1].set_title("prompt minus baseline, points", loc="left", fontsize=8.5, color=MUTED)
+            panels[1].xaxis.set_major_formatter(_percent(""))
+            panels[1].axvline(0, color=MUTED, linewidth=1)
+            _interval_rows(panels[1], differences, are_differences=True)
+
+    heights = [len(accuracies) + 0.5, len(differences) + 0.5][: 2 if differences else 1]
+    height = 0.5 + 0.38 * sum(heights) + 0.3 * bool(differences)
+    return render_svg(draw, NARROW, height, "Accuracy with 95 % intervals beside baselines")
+
+
+def learning_plot(
+    epochs: Sequence[int], losses: Sequence[float | None], accuracies: Sequence[float | None]
+) -> str:
+    """Training loss above, accuracy on valid below, over epochs; the best epoch is marked."""
+    loss, reached = (
+        np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        for values in (losses, accuracies)
+    )
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, 1, sharex=True)
+        for axes, values, name in ((above, loss, "training loss"), (below, reached, "accuracy on valid")):
+            marker = "o" if len(epochs) < 25 else None
+            axes.plot(epochs, values, color=ACCENT, linewidth=1.6, marker=marker, markersize=3)
+            axes.set_title(name, loc="left", fontsize=8.5, color=MUTED)
+            axes.grid(True, axis="y")
+            axes.tick_params(axis="y", labelcolor=MUTED)
+            axes.margins(y=0.15)
+        above.ticklabel_format(useOffset=False)
+        below.yaxis.set_major_formatter(_percent())
+        below.xaxis.get_major_locator().set_params(integer=True)
+        below.set_xlabel("epoch")
+        if np.isfinite(reached).any():
+            best = int(np.nanargmax(reached))
+            below.plot(epochs[best], reached[best], "o", color=CONTRAST, markersize=6)
+
+    return render_svg(draw, NARROW, 3.3, "Training loss and accuracy on valid by epoch")
+
+
+def confusion_plot(labels: Sequence[str], counts: ArrayLike) -> str:
+    """Confusion matrix (C, C): the shade is the share of the row; counts are written where they fit."""
+    table = np.asarray(counts)
+    totals = table.sum(axis=1, keepdims=True)
+    shares = np.divide(table, totals, out=np.zeros(table.shape), where=totals > 0)
+    size = len(labels)
+    names = [shortened(label, 14) for label in labels]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        wrong = np.where(np.eye(size, dtype=bool), 0.0, shares)
+        _shade(axes, shares - wrong, ACCENT)
+        _shade(axes, wrong, CONTRAST)
+        for row, column in zip(*np.nonzero(table), strict=True) if size <= ROOM_FOR_COUNTS else ():
+            _write_cell(axes, row, column, int(table[row, column]), shares[row, column], size)
+        _grid_axes(axes, names, names)
+        axes.set_xlabel("answered")
+        axes.set_ylabel("said")
+        axes.set_aspect("equal")
+
+    width = confusion_width(size)
+    return render_svg(
+        draw, width, width * 0.94, "Confusion matrix: rows are true labels, columns are answers"
+    )
+
+
+def confusion_width(label_count: int) -> float:
+    """Inches: narrow while counts can be read on a phone."""
+    if label_count <= 12:
+        return min(NARROW, 1.9 + 0.5 * label_count)
+    return min(WIDE, 2.2 + 0.28 * label_count)
+
+
+def label_plot(labels: Sequence[LabelEvaluation]) -> str:
+    """Recall as a bar and precision as a tick by label, the lowest recall first; counts at the right."""
+    occurring = [(row.recall, row) for row in labels if row.recall is not None]
+    rows = sorted(occurring, key=lambda pair: (pair[0], pair[1].label))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for position, (recall, row) in enumerate(rows):
+            axes.barh(position, recall, height=0.62, color=ACCENT, alpha=0.75)
+            if row.precision is not None:
+                ends = [position - 0.42, position + 0.42]
+                axes.plot([row.precision] * 2, ends, color=CONTRAST, linewidth=2)
+            axes.text(1.03, position, f"{row.true_count:,}", color=MUTED, va="center")
+        axes.set_yticks(range(len(rows)), [shortened(row.label) for _, row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        _share_axis(axes)
+
+    return render_svg(draw, NARROW, 0.55 + 0.215 * max(len(rows), 3), "Recall and precision by label")
+
+
+def reliability_plot(bins: Sequence[CalibrationBin]) -> str:
+    """Accuracy over confidence against the honest diagonal; below, how many answers each bin has."""
+    most = max(one.count for one in bins)
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+        above.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        for one in bins:
+            ends = [one.confidence, one.accuracy]
+            above.plot([one.confidence] * 2, ends, color=CONTRAST, linewidth=1.2, alpha=0.8)
+            below.bar(one.low, one.count, one.high - one.low, align="edge", color=ACCENT, alpha=0.55)
+            size = 3 + 5 * (one.count / most) ** 0.5
+            above.plot(one.confidence, one.accuracy, "o", color=ACCENT, markersize=size, clip_on=False)
+        _share_axis(above, vertical=True)
+        above.set_ylabel("accuracy")
+        below.set_ylabel("answers")
+        below.set_xlabel("confidence")
+        below.tick_params(axis="y", labelcolor=MUTED)
+        below.yaxis.get_major_locator().set_params(nbins=2, integer=True)
+
+    return render_svg(draw, NARROW, 3.6, "Reliability: accuracy over confidence")
+
+
+def verbalizer_plot(labels: Sequence[str], units: Sequence[str], weights: ArrayLike) -> str:
+    """Weights (C, U) of units for labels: one hue speaks for the label, the other against it."""
+    table = np.asarray(weights, dtype=np.float64)
+    scaled = table / (np.abs(table).max() or 1.0)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        _shade(axes, np.maximum(scaled, 0), ACCENT)
+        _shade(axes, np.maximum(-scaled, 0), CONTRAST)
+        _grid_axes(axes, [shortened(label, 14) for label in labels], [shortened(unit, 6) for unit in units])
+        axes.set_xlabel("unit")
+
+    height = 0.75 + 0.2 * max(len(labels), 2)
+    return render_svg(draw, verbalizer_width(len(units)), height, "Verbalizer weights of units by label")
+
+
+def verbalizer_width(unit_count: int) -> float:
+    """Inches: narrow while the unit numbers can be read on a phone."""
+    return NARROW if unit_count <= 14 else WIDE
+
+
+def _interval_rows(axes: Axes, rows: Sequence[tuple[str, Interval]], are_differences: bool = False) -> None:
+    """A line a row: the interval, its estimate as a dot and as a figure at the right.
+
+    The first accuracy (the prompt's) stands out, and every difference whose interval excludes zero.
+    """
+    sign, unit = ("+", "") if are_differences else ("", "%")
+    for position, (_, interval) in enumerate(rows):
+        stands_out = interval.excludes_zero if are_differences else position == 0
+        colour = (CONTRAST if interval.estimate < 0 else ACCENT) if stands_out else MUTED
+        axes.plot([interval.low, interval.high], [position] * 2, color=colour, linewidth=2, alpha=0.6)
+        axes.plot(interval.estimate, position, "o", color=colour, markersize=5, clip_on=False)
+        figure = f"{interval.estimate * 100:{sign}.1f}{unit}".replace("-", "\u2212")
+        axes.annotate(
+            figure,
+            (1, position),
+            (8, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+        )
+    axes.set_yticks(range(len(rows)), [shortened(name) for name, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.grid(True, axis="x")
+    axes.set_axisbelow(True)
+
+
+def _percent(unit: str = "%") -> Any:
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: f"{value * 100:.3g}{unit}".replace("-", "\u2212"))
+
+
+def _share_axis(axes: Axes, vertical: bool = False) -> None:
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(_percent())
+    axes.grid(True, axis="both" if vertical else "x")
+    axes.set_axisbelow(True)
+    axes.spines["bottom"].set_visible(vertical)
+    if vertical:
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(_percent())
+        axes.tick_params(axis="y", labelcolor=MUTED)
+
+
+def _shade(axes: Axes, shares: NDArray[np.float64], colour: str) -> None:
+    """Fill the cells above 0.4 % with `colour`, as opaque as their share, so that the page shows through."""
+    from matplotlib.patches import Rectangle
+
+    for row, column in zip(*np.nonzero(shares > 0.004), strict=True):
+        corner, opacity = (column - 0.47, row - 0.47), float(max(shares[row, column], 0.12))
+        axes.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=colour, alpha=opacity, linewidth=0))
+
+
+def _write_cell(axes: Axes, row: int, column: int, count: int, share: float, size: int) -> None:
+    colour = ON_FILL if share > DARK_FILL else INK
+    cell: dict[str, Any] = {"ha": "center", "va": "center", "color": colour}
+    if size > ROOM_FOR_SHARES:
+        axes.text(column, row, f"{count:,}", fontsize=7.5, **cell)
+        return
+    for text, rise, points in ((f"{share:.0%}", 5, 9.5), (f"{count:,}", -7, 7)):
+        place = (column, row), (0, rise)
+        axes.annotate(text, *place, textcoords="offset points", fontsize=points, **cell)
+
+
+def _grid_axes(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    longest = max(map(len, columns))
+    inches = axes.get_figure(root=True).get_figwidth()
+    upright = longest * len(columns) > CHARACTERS_PER_INCH * inches
+    size = 8.5 if max(len(rows), len(columns)) <= 20 else 7
+    axes.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0, fontsize=size)
+    axes.set_yticks(range(len(rows)), rows, fontsize=size)
+    axes.tick_params(axis="x", labelcolor=INK)
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=RULE)

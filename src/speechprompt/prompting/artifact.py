@@ -1,0 +1,258 @@
+"""The saved prompt: a folder with prompt_config.json, prompt.safetensors, metrics.json and a model card.
+
+Written whole or not at all. Loading checks every claim that the configuration makes against the LM at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from speechprompt.errors import ArtifactError, OutputExists
+from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.bank import Decoding, TaskPrompt
+from speechprompt.prompting.calibration import Calibration
+from speechprompt.prompting.prompt import Method, Prompt
+from speechprompt.prompting.task import Task
+from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbalizer, Verbalizer
+from speechprompt.spoken_lm import SpokenLM
+
+CONFIG, TENSORS, METRICS, CARD = "prompt_config.json", "prompt.safetensors", "metrics.json", "README.md"
+LARGEST_TENSOR_FILE = 256 * 2**20
+
+
+class PromptConfig(BaseModel):
+    """prompt_config.json: everything that using the prompt needs besides its tensors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    task: str
+    spoken_lm: str = Field(description="versioned name, tiny@1")
+    tokenizer: str
+    tokenizer_fingerprint: str | None = Field(None, description="None where the corpus came as units")
+    lm_fingerprint: str
+    method: Method
+    prompt_length: int = Field(ge=0)
+    shifts_positions: bool
+    decoding: Decoding
+    slots: dict[str, list[str]]
+    verbalizer: Literal["fixed", "learnable"]
+    verbalizer_name: str
+    temperatures: dict[str, float] = Field(default_factory=dict)
+    threshold: float = 0.0
+    trained_parameters: int
+    recipe: str
+    options: dict[str, Any] = Field(description="every training option, resolved")
+    seed: int
+    versions: dict[str, str]
+    corpus: dict[str, Any] = Field(description="name, licence, citation, split rule, utterances a split")
+
+    @property
+    def calibration(self) -> Calibration:
+        """Temperatures and threshold."""
+        return Calibration(self.temperatures, self.threshold)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A trained prompt with its configuration and, where it was evaluated, its numbers."""
+
+    config: PromptConfig
+    entry: TaskPrompt
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What predictions call this task: the folder's name, or the task's."""
+        return self.path.name if self.path is not None else self.config.task
+
+    def save(self, folder: str | Path, force: bool = False) -> Path:
+        """Write the folder atomically. OutputExists unless `force`; a replaced folder stays until the new is whole."""
+        from safetensors.torch import save_file
+
+        target = Path(folder)
+        check_output(target, force)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            tensors = {name: x.detach().cpu().clone() for name, x in self.entry.state_dict().items()}
+            save_file(tensors, scratch / TENSORS, metadata={"format": "pt"})
+            text = self.config.model_dump_json(indent=2, by_alias=True)
+            (scratch / CONFIG).write_text(text + "\n", encoding="utf-8")
+            (scratch / METRICS).write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
+            (scratch / CARD).write_text(model_card(self.config, self.metrics), encoding="utf-8")
+            scratch.chmod(0o755)
+            _swap(scratch, target)
+        except OSError as error:
+            raise ArtifactError(f"could not write {target}: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return target
+
+    @classmethod
+    def load(cls, folder: str | Path, spoken_lm: SpokenLM) -> Artifact:
+        """Read a folder for a spoken LM. ArtifactError when it is damaged or was trained on another."""
+        path = Path(folder)
+        config = read_config(path)
+        check_fits(config, spoken_lm, path)
+        entry = _entry(config, _tensors(path), spoken_lm.lm, path)
+        return cls(config, entry, _metrics(path), path.resolve())
+
+
+def check_output(target: Path, force: bool) -> None:
+    """OutputExists when `target` is there and may not be replaced; never replaces what is not an artifact."""
+    if not target.exists():
+        return
+    if not force:
+        raise OutputExists(target)
+    if not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).is_file()):
+        raise ArtifactError(f"{target} is not a prompt folder, so --force does not replace it")
+
+
+def _swap(scratch: Path, target: Path) -> None:
+    """Put `scratch` in the place of `target`."""
+    if not target.exists():
+        os.replace(scratch, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    os.replace(target, old / "folder")
+    os.replace(scratch, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_config(folder: Path) -> PromptConfig:
+    """A folder's prompt_config.json. ArtifactError when it is missing, damaged or of another schema."""
+    path = folder / CONFIG
+    try:
+        return PromptConfig.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} is not a prompt folder: it has no {CONFIG}") from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ArtifactError(f"{path} is damaged or from another version: {where}: {first['msg']}") from None
+
+
+def check_fits(config: PromptConfig, spoken_lm: SpokenLM, path: Path) -> None:
+    """ArtifactError naming both sides when the prompt was trained on another LM or other units."""
+    if config.lm_fingerprint != spoken_lm.lm.fingerprint:
+        raise ArtifactError(
+            f"{path} was trained on {config.spoken_lm} (unit LM {config.lm_fingerprint}), not on "
+            f"{spoken_lm.name} (unit LM {spoken_lm.lm.fingerprint}); pass --lm {config.spoken_lm}, or train it again"
+        )
+    if config.tokenizer != spoken_lm.tokenizer_name:
+        raise ArtifactError(
+            f"{path} was trained on units of {config.tokenizer}, but {spoken_lm.name} makes units "
+            f"with {spoken_lm.tokenizer_name}"
+        )
+
+
+def check_tokenizer(config: PromptConfig, spoken_lm: SpokenLM, path: Path | None) -> None:
+    """The same for the tokenizer itself; called before audio is encoded, since units need no tokenizer."""
+    known, ours = config.tokenizer_fingerprint, spoken_lm.tokenizer.fingerprint
+    if known is not None and known != ours:
+        raise ArtifactError(
+            f"{path or config.task} was trained on units of {config.tokenizer} ({known}), but this "
+            f"{spoken_lm.tokenizer_name} is another one ({ours})"
+        )
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / TENSORS
+    try:
+        if path.stat().st_size > LARGEST_TENSOR_FILE:
+            raise ArtifactError(f"{path} is over {LARGEST_TENSOR_FILE >> 20} MiB, too large for a prompt")
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} is missing or damaged: {error}") from None
+
+
+def _metrics(folder: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder / METRICS} is damaged: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _entry(config: PromptConfig, tensors: Mapping[str, Any], lm: UnitLM, path: Path) -> TaskPrompt:
+    """Rebuild the task prompt; every tensor must be there, fit, and be finite."""
+    import torch
+
+    task = Task(config.task, {slot: tuple(labels) for slot, labels in config.slots.items()})
+    try:
+        shape = Prompt.shape(config.method, config.prompt_length, lm)
+        prompt = Prompt(config.method, torch.empty(shape), torch.empty(lm.width))
+        entry = TaskPrompt(
+            task, prompt, _empty_verbalizer(config, tensors, lm), config.decoding, config.shifts_positions
+        )
+        entry.load_state_dict(dict(tensors), strict=True)
+    except (RuntimeError, KeyError, IndexError, ValueError) as error:
+        raise ArtifactError(f"{path / TENSORS} does not match its configuration: {error}") from None
+    limits = {"columns": tensors.get("verbalizer.weight", torch.empty(lm.vocabulary_size)).shape[0]}
+    for name, tensor in entry.state_dict().items():
+        if not torch.isfinite(tensor.float()).all():
+            raise ArtifactError(f"{path / TENSORS}: '{name}' holds values that are not numbers")
+        if tensor.dtype == torch.int64 and tensor.numel():
+            limit = limits["columns"] if ".columns_" in name else lm.vocabulary_size
+            if int(tensor.min()) < 0 or int(tensor.max()) >= limit:
+                raise ArtifactError(f"{path / TENSORS}: '{name}' points outside the {limit} outputs")
+    return entry.to(lm.device)
+
+
+def _empty_verbalizer(config: PromptConfig, tensors: Mapping[str, Any], lm: UnitLM) -> Verbalizer:
+    import torch
+
+    blank = {slot: torch.zeros(len(labels), dtype=torch.int64) for slot, labels in config.slots.items()}
+    if config.verbalizer == "fixed":
+        return FixedVerbalizer({slot: [0] * len(labels) for slot, labels in config.slots.items()}, lm)
+    rows = tensors["verbalizer.weight"].shape[0]
+    weight = torch.empty(rows, lm.vocabulary_size)
+    return LearnableVerbalizer(weight, blank, {slot: ids.clone() for slot, ids in blank.items()})
+
+
+def model_card(config: PromptConfig, metrics: Mapping[str, Any]) -> str:
+    """README.md of an artifact: what it answers, on what, how well, from which data."""
+    lines = [
+        f"# {config.task}",
+        "",
+        f"A speech classifier: {config.trained_parameters:,} trained parameters on the frozen spoken LM "
+        f"`{config.spoken_lm}`.",
+        "",
+        "| slot | labels |",
+        "|---|---|",
+        *[f"| {slot} | {', '.join(labels)} |" for slot, labels in config.slots.items()],
+        "",
+    ]
+    corpus = config.corpus
+    lines += [f"- Data: {corpus.get('name')}; licence: {corpus.get('licence') or 'not stated'}"]
+    if corpus.get("citation"):
+        lines += [f"- Citation: {corpus['citation']}"]
+    lines += [f"- Splits: {corpus.get('split_rule') or 'as read'}"]
+    for split, numbers in metrics.items():
+        if isinstance(numbers, Mapping) and "accuracy" in numbers:
+            accuracy = numbers["accuracy"]
+            lines += [
+                f"- {split}: accuracy {accuracy:.3f}"
+                if isinstance(accuracy, float)
+                else f"- {split}: {accuracy}"
+            ]
+    lines += ["", f"Use it: `speechprompt predict FILE --prompt FOLDER --lm {config.spoken_lm}`", ""]
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""A folder of label folders, with or without split folders above them."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from speechprompt.errors import CorpusError
+from speechprompt.speech.manifest import Corpus
+from speechprompt.speech.rows import Row, Source, assemble
+from speechprompt.speech.splits import canonical_split
+
+_FORMATS = "wav flac ogg opus oga mp3 aif aiff aifc au caf w64 rf64 m4a mp4 aac webm mkv"
+AUDIO_SUFFIXES = frozenset("." + name for name in _FORMATS.split())
+
+
+def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> Corpus:
+    """Read FOLDER/LABEL/…/clip.wav or FOLDER/SPLIT/LABEL/…/clip.wav; the slot is named `label`.
+
+    Without label folders the utterances have no labels (enough to encode, not to train). CorpusError: no
+    audio.
+    """
+    clips = sorted(_clips(folder), key=lambda parts: [unicodedata.normalize("NFC", part) for part in parts])
+    if not clips:
+        raise CorpusError(
+            f"{folder} holds no audio, manifest.jsonl or metadata.csv; check that it is the one"
+        )
+    tops = {parts[0] for parts in clips if len(parts) > 1}
+    splits = {top: top for top in tops if canonical_split(top)}
+    by_split = bool(tops) and len(splits) == len(tops)
+    depth = 1 + by_split  # how many folders deep a labelled clip lies
+    labelled = [parts for parts in clips if len(parts) > depth]
+    stray = len(clips) - len(labelled)
+    notices = []
+    if labelled and stray:
+        notices.append(f"{stray} audio files in {folder} lie outside label folders and were left out")
+    if not labelled:
+        notices.append(f"{folder} has no label folders, so its utterances have no labels")
+    source = Source(str(folder), folder.resolve().name, notices=tuple(notices))
+    rows = (_row(folder, parts, by_split, bool(labelled)) for parts in labelled or clips)
+    return assemble(source, rows, slots, seed)
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The subfolders of a folder that are named as splits, in order of name."""
+    found = [path for path in sorted(folder.iterdir()) if path.is_dir() and canonical_split(path.name)]
+    return {path.name: path for path in found}
+
+
+def _clips(folder: Path) -> Iterator[tuple[str, ...]]:
+    """Paths of audio files below a folder, as parts; hidden files and folders are left out."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        inside = Path(parent).relative_to(folder).parts
+        for name in files:
+            if Path(name).suffix.lower() in AUDIO_SUFFIXES and not name.startswith("."):
+                yield (*inside, name)
+
+
+def _row(folder: Path, parts: tuple[str, ...], by_split: bool, labelled: bool) -> Row:
+    name = unicodedata.normalize("NFC", "/".join(parts))
+    label = unicodedata.normalize("NFC", parts[1 if by_split else 0])
+    return Row(
+        None,
+        name,
+        {"label": label} if labelled else {},
+        parts[0] if by_split and len(parts) > 1 else None,
+        folder.joinpath(*parts),
+    )

@@ -1,0 +1,63 @@
+"""Any source that a user may name -> Corpus."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechprompt.errors import CorpusError
+from speechprompt.speech.folders import read_label_folders, split_folders
+from speechprompt.speech.jsonl import read_jsonl
+from speechprompt.speech.manifest import Corpus
+from speechprompt.speech.tables import METADATA, read_tables
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
+_FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".txt")
+
+
+def read_corpus(
+    source: str | Path, slots: Sequence[str] | None = None, split_field: str = "split", seed: int = 0
+) -> Corpus:
+    """Read a corpus from whatever the user has.
+
+    A manifest (.jsonl, .jsonl.gz) or a folder that holds manifest.jsonl; a folder of label folders (below
+    split folders or not); a folder with metadata.csv; a csv or tsv; a NeMo manifest (.jsonl, .json);
+    `hf:owner/name[:config]`, or `owner/name` where no such path exists. `slots` picks and orders the label
+    slots. `split_field` names the field that holds the split. `seed` draws the splits that are missing; a
+    notice says so.
+    CorpusError, one line with file and line number: material that contradicts itself. UnknownName: a slot
+    that does not exist. Side effects: only a data set id downloads and writes.
+    """
+    if isinstance(slots, str):
+        slots = (slots,)
+    text = str(source)
+    path = Path(source).expanduser()
+    looks_hub = isinstance(source, str) and _HUB_ID.fullmatch(text) and path.suffix not in _FILES
+    if text.startswith("hf:") or (looks_hub and not path.exists()):
+        from speechprompt.speech.hub import read_hub
+
+        return read_hub(text.removeprefix("hf:"), slots, split_field, seed)
+    if path.is_dir():
+        return _read_folder(path, slots, split_field, seed)
+    if not path.exists():
+        raise CorpusError(f"{path} does not exist; name a manifest, a folder, a table or a data set id")
+    suffixes = path.suffixes[-2:]
+    if suffixes[-1:] in ([".jsonl"], [".json"]) or suffixes in ([".jsonl", ".gz"], [".json", ".gz"]):
+        return read_jsonl(path, slots, split_field, seed)
+    if path.suffix in (".csv", ".tsv", ".txt"):
+        return read_tables([(path, None)], path.stem, slots, split_field, seed)
+    raise CorpusError(f"{path} is no corpus; name a .jsonl, .jsonl.gz, .csv or .tsv file, or a folder")
+
+
+def _read_folder(folder: Path, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:
+    for name in ("manifest.jsonl", "manifest.jsonl.gz"):
+        if (folder / name).is_file():
+            return read_jsonl(folder / name, slots, split_field, seed)
+    name = folder.resolve().name
+    if (folder / METADATA).is_file():
+        return read_tables([(folder / METADATA, None)], name, slots, split_field, seed)
+    by_split = [(path / METADATA, split) for split, path in split_folders(folder).items()]
+    if tables := [(table, split) for table, split in by_split if table.is_file()]:
+        return read_tables(tables, name, slots, split_field, seed)
+    return read_label_folders(folder, slots, seed)

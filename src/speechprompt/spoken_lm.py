@@ -1,0 +1,236 @@
+"""A spoken LM: tokenizer and unit LM under one versioned name, found by name or in a folder.
+
+A folder holds `spoken_lm.json` ({"schema": 1, "name", "version", "license", "tokenizer", "lm"}), the LM's
+safetensors, and its tokenizer or that tokenizer's name. Parts load when they are first used: encoding needs
+no LM, and a corpus of units no tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from speechprompt.errors import CheckpointError, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from speechprompt.lms.protocol import UnitLM
+    from speechprompt.tokenizers.protocol import UnitTokenizer
+
+DEFAULT = "tiny"
+DESCRIPTION = "spoken_lm.json"
+BUNDLED = Path(__file__).parent / "bundled"
+HUBERT_UNITS = {f"hubert-base-l6-km{count}": count for count in (50, 100, 200)}
+"""Published tokenizers: HuBERT-base, layer 6, k-means of so many centres."""
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A spoken LM that others trained: what it is called here and what it is made of."""
+
+    name: str
+    tokenizer: str
+    archive: str
+    license: str
+
+
+PUBLISHED = {
+    f"gslm-hubert{count}": Published(
+        f"gslm-hubert{count}", f"hubert-base-l6-km{count}", f"gslm-hubert{count}", "MIT (fairseq)"
+    )
+    for count in (50, 100, 200)
+}
+
+
+class SpokenLM:
+    """Tokenizer + unit LM. Build one with `SpokenLM.load`, or from parts.
+
+    `name` is versioned (`tiny@1`); `tokenizer_name` is known even while the tokenizer is not loaded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load_tokenizer: Callable[[], UnitTokenizer],
+        load_lm: Callable[[], UnitLM],
+        tokenizer_name: str,
+        license: str | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.name, self.tokenizer_name, self.license, self.folder = name, tokenizer_name, license, folder
+        self._load_tokenizer, self._load_lm = load_tokenizer, load_lm
+
+    @cached_property
+    def tokenizer(self) -> UnitTokenizer:
+        """Waveform -> units; loaded at first use."""
+        return self._load_tokenizer()
+
+    @cached_property
+    def lm(self) -> UnitLM:
+        """Units -> distributions; loaded at first use."""
+        return self._load_lm()
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash that identifies tokenizer and LM together."""
+        both = f"{self.tokenizer.fingerprint} {self.lm.fingerprint}"
+        return hashlib.sha256(both.encode()).hexdigest()[:32]
+
+    @classmethod
+    def of_parts(cls, name: str, tokenizer: UnitTokenizer, lm: UnitLM) -> SpokenLM:
+        """A spoken LM of objects that are already there."""
+        return cls(name, lambda: tokenizer, lambda: lm, tokenizer.name)
+
+    @classmethod
+    def load(
+        cls, name_or_path: str | Path = DEFAULT, device: str = "cpu", dtype: Dtype = "float32"
+    ) -> SpokenLM:
+        """Find a spoken LM: a bundled or published name (with or without `@version`), or a folder.
+
+        `dtype` is what the unit LM computes in; `auto` takes bfloat16 where `prefers_bfloat16` says that it
+        pays. UnknownName for a name that is none of these, CheckpointError for a damaged folder, UsageError
+        for a version that is not installed. Downloads a published model at first use.
+        """
+        if Path(name_or_path).is_dir():
+            return cls._from_folder(Path(name_or_path), device, dtype)
+        name, _, version = str(name_or_path).partition("@")
+        if (BUNDLED / name / DESCRIPTION).is_file():
+            found = cls._from_folder(BUNDLED / name, device, dtype)
+            if version and found.name != str(name_or_path):
+                raise UsageError(f"{name_or_path} is not in this installation, which has {found.name}")
+            return found
+        if name in PUBLISHED:
+            return cls._published(PUBLISHED[name], device, dtype)
+        raise UnknownName("spoken LM", str(name_or_path), known_names())
+
+    @classmethod
+    def _from_folder(cls, folder: Path, device: str, dtype: Dtype) -> SpokenLM:
+        about = describe(folder)
+        tokenizer = str(about["tokenizer"])
+        inside = folder / tokenizer
+        return cls(
+            f"{about['name']}@{about['version']}",
+            lambda: load_tokenizer(inside if inside.is_dir() else tokenizer, device),
+            lambda: _placed(load_unit_lm(folder / str(about["lm"])), device, dtype),
+            str(about.get("tokenizer_name", tokenizer)),
+            about.get("license"),
+            folder,
+        )
+
+    @classmethod
+    def _published(cls, model: Published, device: str, dtype: Dtype) -> SpokenLM:
+        def lm() -> UnitLM:
+            from speechprompt.downloads import fetch_published
+            from speechprompt.lms.fairseq import load_gslm
+            from speechprompt.lms.gslm_units import GslmUnitLM
+
+            return _placed(GslmUnitLM(load_gslm(fetch_published(model.archive))), device, dtype)
+
+        return cls(
+            f"{model.name}@1",
+            lambda: load_tokenizer(model.tokenizer, device),
+            lm,
+            model.tokenizer,
+            model.license,
+        )
+
+
+def known_names() -> list[str]:
+    """Names that `SpokenLM.load` takes, bundled ones first."""
+    bundled = sorted(path.parent.name for path in BUNDLED.glob(f"*/{DESCRIPTION}"))
+    return [*bundled, *PUBLISHED]
+
+
+def describe(folder: Path) -> Mapping[str, Any]:
+    """A folder's spoken_lm.json, checked. CheckpointError says what is missing."""
+    path = folder / DESCRIPTION
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is not a spoken LM: it has no {DESCRIPTION}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(about, dict) or about.get("schema") != 1:
+        raise CheckpointError(f"{path} has a schema that this version does not read (it reads 1)")
+    missing = [key for key in ("name", "version", "tokenizer", "lm") if key not in about]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
+    return about
+
+
+def load_tokenizer(name_or_folder: str | Path, device: str = "cpu") -> UnitTokenizer:
+    """A tokenizer from its folder (`tokenizer.json` names its kind) or by its published name."""
+    if isinstance(name_or_folder, str) and name_or_folder in HUBERT_UNITS:
+        return _hubert(HUBERT_UNITS[name_or_folder], device)
+    folder = Path(name_or_folder)
+    try:
+        kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["kind"]
+    except FileNotFoundError:
+        raise UnknownName("tokenizer", str(name_or_folder), HUBERT_UNITS) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{folder / 'tokenizer.json'} does not name a tokenizer's kind") from None
+    if kind == "mel-hubert":
+        from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
+
+        return MelHubertTokenizer.load(folder, device=device)
+    if kind == "hubert":
+        from speechprompt.tokenizers.hubert import HubertTokenizer
+
+        return HubertTokenizer.load(folder, device=device)
+    raise UnknownName("tokenizer kind", str(kind), ("mel-hubert", "hubert"))
+
+
+def _hubert(centres: int, device: str) -> UnitTokenizer:
+    from speechprompt.downloads import fetch_published
+    from speechprompt.tokenizers.hubert import HubertTokenizer
+
+    return HubertTokenizer.from_fairseq(
+        fetch_published("hubert-base-ls960"),
+        layer=6,
+        centres=fetch_published(f"hubert-base-l6-km{centres}"),
+        name=f"hubert-base-l6-km{centres}",
+        device=device,
+    )
+
+
+def load_unit_lm(folder: Path) -> UnitLM:
+    """A unit LM from a transformers folder: GSLM, or any causal LM over units."""
+    from speechprompt.lms.gslm_units import GslmUnitLM
+
+    config = folder / "config.json"
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        raise CheckpointError(f"{config} is missing or is not a model's configuration") from None
+    if kind == "gslm":
+        return GslmUnitLM.from_pretrained(folder)
+    from speechprompt.lms.huggingface import HuggingFaceUnitLM
+
+    return HuggingFaceUnitLM.from_pretrained(folder)
+
+
+def _placed(lm: UnitLM, device: str, dtype: Dtype) -> UnitLM:
+    import torch
+
+    if dtype == "auto":
+        dtype = "bfloat16" if prefers_bfloat16(lm, torch.device(device)) else "float32"
+    return lm.to(device, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+
+
+def prefers_bfloat16(lm: UnitLM, device: torch.device) -> bool:
+    """Whether bfloat16 pays: on a GPU always; on a CPU that multiplies it in hardware, for wide LMs only."""
+    import torch
+
+    if device.type != "cpu":
+        return True
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    native = native or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return bool(native) and lm.width >= 512
