@@ -30,13 +30,19 @@ class UnitLM(Protocol):
     end_id: int
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Hash of weights and dictionary."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        ...
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """What the weights are computed in."""
+        ...
 
     def lm_ids(self, unit_ids: Tensor) -> Tensor:
         """LM ids of tokenizer units, any shape."""

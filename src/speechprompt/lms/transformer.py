@@ -18,7 +18,9 @@ from torch.nn import functional
 class Memory(Protocol):
     """Earlier keys and values, by layer."""
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]: ...
+    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
+        """Take a layer's new keys and values; return all that its queries may look at."""
+        ...
 
 
 class Attention(nn.Module):

@@ -6,7 +6,6 @@ Written whole or not at all. Loading checks every claim that the configuration m
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -122,11 +121,11 @@ def check_output(target: Path, force: bool) -> None:
 def _swap(scratch: Path, target: Path) -> None:
     """Put `scratch` in the place of `target`."""
     if not target.exists():
-        os.replace(scratch, target)
+        scratch.replace(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    os.replace(target, old / "folder")
-    os.replace(scratch, target)
+    target.replace(old / "folder")
+    scratch.replace(target)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -6,7 +6,6 @@ clipping, schedule and random numbers, so that its gradients are those of a sepa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,7 @@ def _save(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".tmp")
     torch.save({"identity": _identity(lm, runs), "runs": [run.state() for run in runs]}, scratch)
-    os.replace(scratch, path)
+    scratch.replace(path)
 
 
 def _restore(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
