@@ -91,7 +91,7 @@ def confusion_plot(labels: Sequence[str], counts: ArrayLike) -> str:
         _shade(axes, wrong, CONTRAST)
         for row, column in zip(*np.nonzero(table), strict=True) if size <= ROOM_FOR_COUNTS else ():
             _write_cell(axes, row, column, int(table[row, column]), shares[row, column], size)
-        _grid_axes(axes, names, names)
+        _grid_axes(axes, names, names, width)
         axes.set_xlabel("answered")
         axes.set_ylabel("said")
         axes.set_aspect("equal")
@@ -161,11 +161,13 @@ def verbalizer_plot(labels: Sequence[str], units: Sequence[str], weights: ArrayL
         axes = figure.subplots()
         _shade(axes, np.maximum(scaled, 0), ACCENT)
         _shade(axes, np.maximum(-scaled, 0), CONTRAST)
-        _grid_axes(axes, [shortened(label, 14) for label in labels], [shortened(unit, 6) for unit in units])
+        _grid_axes(
+            axes, [shortened(label, 14) for label in labels], [shortened(unit, 6) for unit in units], width
+        )
         axes.set_xlabel("unit")
 
-    height = 0.75 + 0.2 * max(len(labels), 2)
-    return render_svg(draw, verbalizer_width(len(units)), height, "Verbalizer weights of units by label")
+    width, height = verbalizer_width(len(units)), 0.75 + 0.2 * max(len(labels), 2)
+    return render_svg(draw, width, height, "Verbalizer weights of units by label")
 
 
 def verbalizer_width(unit_count: int) -> float:
@@ -240,10 +242,9 @@ def _write_cell(axes: Axes, row: int, column: int, count: int, share: float, siz
         axes.annotate(text, *place, textcoords="offset points", fontsize=points, **cell)
 
 
-def _grid_axes(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+def _grid_axes(axes: Axes, rows: Sequence[str], columns: Sequence[str], width: float) -> None:
     longest = max(map(len, columns))
-    inches = axes.get_figure(root=True).get_figwidth()
-    upright = longest * len(columns) > CHARACTERS_PER_INCH * inches
+    upright = longest * len(columns) > CHARACTERS_PER_INCH * width
     size = 8.5 if max(len(rows), len(columns)) <= 20 else 7
     axes.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0, fontsize=size)
     axes.set_yticks(range(len(rows)), rows, fontsize=size)

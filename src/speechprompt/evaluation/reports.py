@@ -207,7 +207,8 @@ def write_report(report: Report, path: Path, force: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        unfinished.write_text(document, encoding="utf-8")
+        # File names that are not UTF-8 reach Python as lone surrogates.
+        unfinished.write_bytes(document.encode("utf-8", errors="replace"))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

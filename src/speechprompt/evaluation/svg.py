@@ -79,8 +79,10 @@ def render_svg(draw: Callable[[Figure], None], width: float, height: float, titl
 
 
 def shortened(label: str, limit: int = 18) -> str:
-    """A label that fits an axis: one line, cut with an ellipsis."""
-    line = " ".join(label.split())
+    """A label that fits an axis: one line, cut with an ellipsis, unprintable characters replaced."""
+    line = "".join(
+        one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in " ".join(label.split())
+    )
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
