@@ -96,6 +96,19 @@ def test_a_shard_that_another_process_removed_is_a_miss(tmp_path: Path) -> None:
     assert len(store) == 0
 
 
+def test_units_that_were_lost_can_be_stored_again(tmp_path: Path) -> None:
+    store = UnitStore(tmp_path, "a", "fp32")
+    for lose in (lambda path: path.unlink(), lambda path: path.write_bytes(b"damaged")):
+        store.put_many(some(5))
+        assert store.get_many(some(5)) == some(5)
+        (shard,) = store.folder.glob("*.parquet")
+        lose(shard)
+        store._tables.clear()
+        assert store.get_many(some(5)) == {}
+        store.put_many(some(5))
+        assert store.get_many(some(5)) == some(5)
+
+
 def test_many_small_shards_are_merged_and_nothing_is_lost(tmp_path: Path) -> None:
     store, reader = UnitStore(tmp_path, "a", "fp32"), UnitStore(tmp_path, "a", "fp32")
     everything = some(100)
@@ -106,6 +119,32 @@ def test_many_small_shards_are_merged_and_nothing_is_lost(tmp_path: Path) -> Non
     reader._tables.clear()
     assert len(list(store.folder.glob("*.parquet"))) < 70
     assert store.get_many(everything) == reader.get_many(everything) == everything
+
+
+def test_a_reader_follows_a_merge_by_another_process(tmp_path: Path) -> None:
+    store, reader = UnitStore(tmp_path, "a", "fp32"), UnitStore(tmp_path, "a", "fp32")
+    everything = some(64)
+    for key, units in everything.items():
+        store.put_many({key: units})
+    assert reader.get_many(everything) == everything
+    reader._tables.clear()  # as if memory had been needed for other shards
+    store.put_many(some(1, "last"))
+    assert len(list(store.folder.glob("*.parquet"))) == 1
+    assert reader.get_many(everything) == everything
+
+
+def test_no_flipped_bit_ever_changes_units(tmp_path: Path) -> None:
+    store = UnitStore(tmp_path, "a", "fp32")
+    expected = some(40)
+    store.put_many(expected)
+    (shard,) = store.folder.glob("*.parquet")
+    content = shard.read_bytes()
+    for position in range(0, len(content), 11):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        shard.write_bytes(damaged)
+        for key, units in UnitStore(tmp_path, "a", "fp32").get_many(expected).items():
+            assert units == expected[key], position
 
 
 def test_a_size_limit_drops_the_oldest(tmp_path: Path) -> None:

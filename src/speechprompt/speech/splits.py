@@ -98,16 +98,20 @@ def _hashed(strata: Mapping[str, set[tuple[str, str]]], seed: int, names: Sequen
     for _, groups in sorted(holders.items()):
         if all(split_of[group] != "train" for group in groups):
             split_of[groups[-1]] = "train"
-    in_train = Counter(s for group, members in strata.items() if split_of[group] == "train" for s in members)
+    counts: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in ("train", *names)}
+    for group, members in strata.items():
+        counts[split_of[group]].update(members)
     for name in names:
-        for _, groups in sorted(holders.items()):
-            if any(split_of[group] == name for group in groups):
+        for stratum, groups in sorted(holders.items()):
+            if counts[name][stratum]:
                 continue
-            for group in groups:
-                if split_of[group] == "train" and all(in_train[s] > 1 for s in strata[group]):
-                    split_of[group] = name
-                    in_train.subtract(strata[group])
-                    break
+            # a split gives a group away only if it keeps every label; train gives first
+            spare = [g for g in groups if all(counts[split_of[g]][s] > 1 for s in strata[g])]
+            if spare:
+                chosen = min(spare, key=lambda g: (split_of[g] != "train", position[g]))
+                counts[split_of[chosen]].subtract(strata[chosen])
+                counts[name].update(strata[chosen])
+                split_of[chosen] = name
     return split_of
 
 

@@ -12,7 +12,7 @@ import os
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -109,10 +109,11 @@ class UnitStore:
         with self._lock:
             if any(key not in self._shard_of for key in wanted):
                 self._refresh()
-            found = self._read(wanted)
-            if any(key not in found and key in self._shard_of for key in wanted):
+            indexed = [key for key in wanted if key in self._shard_of]
+            found = self._read(indexed)
+            if len(found) < len(indexed):
                 self._refresh()  # another process merged or removed the shard meanwhile
-                found |= self._read([key for key in wanted if key not in found])
+                found |= self._read([key for key in indexed if key not in found])
         return found
 
     def put_many(self, units: Mapping[str, Units]) -> None:
@@ -145,14 +146,20 @@ class UnitStore:
     def _refresh(self) -> None:
         """Bring the index up to date with the shards on disk, which other processes write too."""
         present = {path.name for path in self._shards()}
-        if gone := self._seen - present:
-            self._shard_of = {key: name for key, name in self._shard_of.items() if name not in gone}
-            for name in gone:
-                self._tables.pop(name, None)
-        for name in sorted(present - self._seen):
+        self._forget(self._seen - present)
+        fresh = sorted(present - self._seen)
+        self._seen = present
+        for name in fresh:
             if (loaded := self._load(name)) is not None:
                 self._shard_of.update(dict.fromkeys(loaded[1], name))
-        self._seen = present
+
+    def _forget(self, names: Set[str]) -> None:
+        """Take shards out of the index; equal content may come back under the same name."""
+        if names:
+            self._seen -= names
+            self._shard_of = {key: name for key, name in self._shard_of.items() if name not in names}
+            for name in names:
+                self._tables.pop(name, None)
 
     def _load(self, name: str) -> tuple[pa.Table, dict[str, int]] | None:
         """A shard's table and the row of each key; None when it is gone, or damaged and hence dropped."""
@@ -161,9 +168,13 @@ class UnitStore:
             return self._tables[name]
         path = self.folder / name
         try:
-            table = pq.read_table(path, schema=_SCHEMA, page_checksum_verification=True, memory_map=False)
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != path.stem:
+                raise ValueError("its bytes do not match its name")
+            table = pq.read_table(pa.BufferReader(content), schema=_SCHEMA)
             rows = {key: row for row, key in enumerate(table["key"].to_pylist())}
         except FileNotFoundError:
+            self._forget({name})
             return None
         except _DAMAGE as error:
             self._drop(path, error)
@@ -192,20 +203,23 @@ class UnitStore:
     def _drop(self, path: Path, error: Exception) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         self.notices.append(f"{path} is damaged and was removed; its clips are encoded again ({reason})")
-        self._tables.pop(path.name, None)
+        self._forget({path.name})
         try:
             path.unlink(missing_ok=True)
         except OSError:
             self.notices.append(f"{path} could not be removed; delete it by hand")
 
-    def _write(self, table: pa.Table) -> Path:
+    def _write(self, table: pa.Table) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         description = {"tokenizer_fingerprint": self.tokenizer_fingerprint, "precision": self.precision}
         if not (self.folder / _DESCRIPTION).exists():
-            _replace(self.folder / _DESCRIPTION, lambda path: path.write_text(json.dumps(description)))
-        target = self.folder / f"{uuid.uuid4().hex}.parquet"
-        _replace(target, lambda path: pq.write_table(table, path, write_page_checksum=True))
-        return target
+            _replace(self.folder / _DESCRIPTION, json.dumps(description).encode())
+        content = pa.BufferOutputStream()
+        pq.write_table(table, content)
+        shard = content.getvalue().to_pybytes()
+        # named by its hash: Parquet's own checksums leave the footer out, where one bit can hide a column
+        name = f"{hashlib.sha256(shard).hexdigest()}.parquet"
+        _replace(self.folder / name, shard)
 
     def _merge_small_shards(self) -> None:
         small = [path for path in self._shards() if _size(path) < _SMALL_BYTES]
@@ -252,10 +266,10 @@ def _units(table: pa.Table, row: int) -> Units:
     )
 
 
-def _replace(target: Path, write: Any) -> None:
+def _replace(target: Path, content: bytes) -> None:
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        write(temporary)
+        temporary.write_bytes(content)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
