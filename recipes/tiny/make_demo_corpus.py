@@ -2,8 +2,9 @@
 
     python recipes/tiny/make_demo_corpus.py --out src/speechprompt/corpora/demo
 
-Needs the Debian packages that `synthesis.py` names. Deterministic for given engine versions and seed. The clips are synthetic speech, made for
-this corpus and released under CC0. A voice (engine and speaker, whatever the language) is in one split only.
+Needs the Debian packages that `synthesis.py` names. Deterministic for given engine versions. The clips are
+synthetic speech, made for this corpus and released under CC0. A voice (engine and speaker, whatever the
+language) is in one split only.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ COMMANDS = {
 }
 VOICES = {
     "train": (
-        *("f1", "f2", "f4", "Alicia", "Annie", "anika", "linda", "steph2"),
-        *("m1", "m2", "m4", "m6", "Alex", "adam", "david", "Marco"),
-        *("slt", "awb", "rms", "slt_hts", "pc", "lj"),
+        *("f1", "f2", "f4", "Alicia", "Annie", "anika", "aunty", "grandma", "linda", "steph2", "steph3"),
+        *("m1", "m2", "m4", "m6", "m8", "Alex", "Andy", "adam", "Denis", "david", "Gene", "Jacky", "Lee"),
+        *("Marco", "max", "pablo", "slt", "awb", "rms", "slt_hts", "pc", "lj"),
     ),
     "valid": ("f3", "steph", "m5", "Diogo", "kal"),
     "test": ("f5", "Andrea", "belinda", "m3", "m7", "miguel", "ked", "lp", "mv"),
@@ -76,7 +77,9 @@ def main() -> None:
         worn = wear(clip, rng, noise_db=(18.0, 40.0))
         name = f"{LANGUAGES[saying.language]}_{command}_{saying.engine}_{saying.voice}"
         audio = f"clips/{name}.ogg"
-        soundfile.write(arguments.out / audio, worn, SAMPLE_RATE, format="OGG", subtype="OPUS")
+        soundfile.write(
+            arguments.out / audio, worn, SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=0.93
+        )
         lines.append(json.dumps(row(name, audio, split, command, saying, versions), ensure_ascii=False))
     (arguments.out / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(rows)} clips, {sum(len(c) for c in clips if c is not None) / SAMPLE_RATE / 60:.1f} minutes")
@@ -87,9 +90,9 @@ def header() -> dict[str, object]:
     return {
         "manifest": 1,
         "name": "demo",
-        "description": "Eight commands in five languages, synthetic speech of several engines and voices; no human recordings.",
+        "description": "Eight commands in five languages: synthetic speech of several engines and voices",
         "licence": "CC0-1.0",
-        "citation": "Made by recipes/tiny/make_demo_corpus.py of speechprompt with espeak-ng, flite and festival",
+        "citation": "Synthetic speech of espeak-ng, flite and festival, by recipes/tiny/make_demo_corpus.py",
         "split_rule": "by voice: no voice (engine and speaker, whatever the language) is in two splits",
         "slots": {
             "command": list(COMMANDS),

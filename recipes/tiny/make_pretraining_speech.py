@@ -17,50 +17,13 @@ import soundfile
 from make_demo_corpus import COMMANDS, HELD_OUT_VOICES
 from synthesis import FEMALE_VARIANTS, MALE_VARIANTS, RECORDED, SAMPLE_RATE, Saying, synthesise, wear
 
-LATIN = (
-    *(
-        ["af", "an", "bs", "ca", "cs", "cy", "da", "de", "en-gb", "en-us", "en-gb-scotland", "eo", "es", "es-419", "et", "eu", "fi", "fr-fr", "ga", "hr", "hu", "id", "is", "it"]
-    ),
-    *(["ku", "la", "lb", "lt", "lv", "ms", "mt", "nb", "nl", "pl", "pt", "pt-br", "ro", "sk", "sl", "sq", "sv", "sw", "tr", "uz", "vi"]),
-)
+_words = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
+LATIN = tuple(_words["latin_languages"].split())
 # language -> consonants and vowels of its script, from which words are invented
-SCRIPTS = {
-    **dict.fromkeys(("ru", "bg", "mk"), ("б в г д ж з к л м н п р с т ф х ц ч ш", "а е и о у")),
-    "uk": ("б в г д ж з к л м н п р с т ф х ц ч ш", "а е и о у і"),
-    "sr": ("б в г д ж з к л м н п р с т ф х ц ч ш", "а е и о у"),
-    "el": ("β γ δ ζ θ κ λ μ ν ξ π ρ σ τ φ χ ψ", "α ε ι ο ου"),
-    "ar": ("ب ت ث ج ح خ د ذ ر ز س ش ص ط ع غ ف ق ك ل م ن ه و ي", "َ ِ ُ َا ِي ُو"),
-    "fa": ("ب ت ج ح خ د ر ز س ش ع غ ف ق ک ل م ن ه", "ا ی و"),
-    **dict.fromkeys(("hi", "mr", "ne"), ("क ख ग घ च ज ट ड त थ द ध न प फ ब भ म र ल व श स ह", "ा ि ी ु ू े ो")),
-    "ta": ("க ச ட த ந ப ம ய ர ல வ", "ா ி ு ெ ொ"),
-    "te": ("క గ చ జ ట డ త ద న ప బ మ య ర ల వ స హ", "ా ి ు ె ొ"),
-    "ko": ("가 나 다 라 마 바 사 자 하 고 노 도 로 모 보 소 조 호 구 누 두 루 무 부 수 주", " "),
-    "ja": (
-        "か さ た な は ま や ら が ざ だ ば き し ち に ひ み り く す つ ぬ む る け せ て ね め れ こ そ と の も ろ",
-        " ",
-    ),
-}
-ONSETS = ["b", "br", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "kr", "l", "m", "n", "p", "pl", "pr", "r", "s", "sk", "sl", "sp", "st", "str", "t", "tr", "v", "z", "ch", "sh"]
-VOWELS = ["a", "a", "e", "e", "i", "i", "o", "o", "u", "u", "ai", "au", "ei", "ie"]
-CODAS = ["", "", "", "", *["n", "s", "r", "l", "m", "t", "k", "p", "d"]]
-WORDS = {
-    "en-us": "yes no on off go back zero one two three four five six seven eight nine happy house bird cat dog "
-    "tree water coffee music weather morning evening please thank you turn volume kitchen window computer speech "
-    "follow forward learn visual marvin sheila wow bed",
-    "de": "ja nein eins zwei drei vier Wasser Kaffee Musik Wetter Morgen Fenster Küche danke bitte Haus Freund",
-    "es": "sí no uno dos tres cuatro agua café música tiempo mañana ventana cocina gracias casa amigo",
-    "fr-fr": "oui non un deux trois quatre eau café musique temps matin fenêtre cuisine merci maison ami droite gauche",
-    "it": "sì no uno due tre quattro acqua caffè musica tempo mattina finestra cucina grazie casa amico",
-    "lt": "taip ne vienas du trys keturi vanduo kava muzika oras rytas langas virtuvė ačiū namas draugas laikas "
-    "gatvė medis kalba saulė mėnuo žmogus",
-    "fi": "kyllä ei yksi kaksi kolme neljä vesi kahvi musiikki sää aamu ikkuna keittiö kiitos talo ystävä",
-    "ar": "نعم لا واحد اثنان ثلاثة أربعة ماء قهوة موسيقى صباح نافذة مطبخ شكرا بيت صديق يمين يسار",
-    "pl": "tak nie jeden dwa trzy cztery woda kawa muzyka pogoda rano okno kuchnia dziękuję dom",
-    "ru": "да нет один два три четыре вода кофе музыка погода утро окно кухня спасибо дом друг",
-    "pt": "sim não um dois três quatro água café música tempo manhã janela cozinha obrigado casa",
-    "tr": "evet hayır bir iki üç dört su kahve müzik hava sabah pencere mutfak teşekkür ev",
-    "cs": "ano ne jedna dva tři čtyři voda káva hudba počasí ráno okno kuchyně děkuji dům",
-}
+SCRIPTS = {language: (s["consonants"], s["vowels"]) for language, s in _words["scripts"].items()}
+ONSETS, VOWELS = _words["onsets"].split(), _words["vowels"].split()
+CODAS = ["", "", "", "", *"nsrlmtkpd"]
+WORDS = _words["common_words"]
 VOICES = tuple(v for v in (*FEMALE_VARIANTS, *FEMALE_VARIANTS, *MALE_VARIANTS) if v not in HELD_OUT_VOICES)
 HUMANS = tuple(v for v in RECORDED if v not in HELD_OUT_VOICES)
 SEED = 7

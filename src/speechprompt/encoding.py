@@ -100,8 +100,8 @@ class _Work:
             assert u.audio is not None
             try:
                 keys[u.id] = file_key(u.audio, u.start_seconds, u.end_seconds)
-            except (OSError, AudioError) as error:
-                self._skip(u, AudioError(f"{u.audio} cannot be read: {error}"))
+            except AudioError as error:
+                self._skip(u, error)
         return keys
 
     def _skip(self, utterance: Utterance, error: AudioError) -> None:

@@ -108,7 +108,10 @@ class SpokenLM:
                 raise UsageError(f"{name_or_path} is not in this installation, which has {found.name}")
             return found
         if name in PUBLISHED:
-            return cls._published(PUBLISHED[name], device, dtype)
+            found = cls._published(PUBLISHED[name], device, dtype)
+            if version and found.name != str(name_or_path):
+                raise UsageError(f"{name_or_path} is not known; this installation reads {found.name}")
+            return found
         raise UnknownName("spoken LM", str(name_or_path), known_names())
 
     @classmethod

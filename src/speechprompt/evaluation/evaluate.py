@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprompt.encoding import encode_corpus
-from speechprompt.errors import CorpusError
+from speechprompt.errors import CorpusError, UnknownName, UsageError
 from speechprompt.evaluation.baselines import (
     WHOLE,
     BaselineResult,
@@ -99,8 +99,13 @@ def evaluate(
 
     Decoding is constrained to each slot's labels; `free` adds the accuracy of the reference's free greedy
     decoding, in which an answer that is no label is wrong. CorpusError when the split is empty or has a label
-    that the artifact does not know.
+    that the artifact does not know; UsageError when `free` and its outputs have no end.
     """
+    if free and not artifact.entry.verbalizer.can_end:
+        raise UsageError(
+            f"'{artifact.name}' has outputs for labels only, so it cannot decode freely; leave --free out, or train "
+            "it with --recipe paper"
+        )
     corpus = encode_corpus(corpus, spoken_lm).corpus
     test = split_of(corpus, split)
     rows = answers(spoken_lm.lm, artifact, test)
@@ -178,6 +183,9 @@ def run_baselines(
     }
     speakers = [u.speaker for u in parts["test"]]
     known = [speaker for speaker in speakers if speaker is not None]
+    for name in names:
+        if name not in BASELINES:
+            raise UnknownName("baseline", name, BASELINES)
     results = []
     for name in names:
         inputs = {part: _inputs(name, spoken_lm, rows) for part, rows in parts.items()}

@@ -39,8 +39,12 @@ def gslm_from_tree(tree: Any, symbols: list[str], source: str) -> GslmForCausalL
     tensors = model_tensors(tree, source)
     config = _config(tensors, symbols, _heads(tree), source)
     model = GslmForCausalLM(config)
-    model.load_state_dict(_renamed(tensors, source), strict=True)
-    return model.eval()
+    try:
+        model.load_state_dict(_renamed(tensors, source), strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{source} is not a GSLM: {' '.join(str(error).split())}") from None
+    model.train(False)
+    return model
 
 
 def model_tensors(tree: Any, source: str) -> dict[str, Tensor]:

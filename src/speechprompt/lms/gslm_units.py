@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from speechprompt.errors import CheckpointError, UnitsError
 from speechprompt.lms.batch import UnitBatch
+from speechprompt.lms.folders import read_model
 from speechprompt.lms.gslm import GslmForCausalLM
 from speechprompt.lms.prefix import PrefixBatch, attention_mask
 from speechprompt.lms.transformer import Attention, Layer
@@ -29,11 +28,14 @@ class GslmUnitLM:
         self.layers: int = config.num_hidden_layers
         self.width: int = config.hidden_size
         self.heads: int = config.num_attention_heads
+        if self.width % self.heads:
+            raise ValueError(f"a width of {self.width} does not divide into {self.heads} heads")
         self.kv_heads, self.head_dim = self.heads, self.width // self.heads
         self.vocabulary_size: int = config.vocab_size
         self.max_units: int = config.max_units
         self.start_id = self.end_id = int(config.eos_token_id)
         self.separator_id = int(config.bos_token_id)
+        self.embedding_scale = model.embed_scale
         self._first_position = int(config.pad_token_id) + 1
         self._ids = _unit_table(config.unit_symbols(), first_id=4)
         self.unit_count = len(self._ids)
@@ -42,11 +44,11 @@ class GslmUnitLM:
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> GslmUnitLM:
         """Load a folder that `save_pretrained` wrote, computing in fp32. CheckpointError when it is damaged."""
-        transformers_logging.disable_progress_bar()
+        model = cast(GslmForCausalLM, read_model(GslmForCausalLM, folder, "a GSLM"))
         try:
-            return cls(GslmForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True))
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} does not hold a GSLM: {str(error).splitlines()[0]}") from None
+            return cls(model)
+        except (TypeError, ValueError, UnitsError) as error:
+            raise CheckpointError(f"{folder} does not hold a GSLM: {error}") from None
 
     @property
     def fingerprint(self) -> str:
@@ -103,6 +105,13 @@ class GslmUnitLM:
         for _ in self.model.decoder.states(vectors[None].to(self.dtype), memory):
             pass
         return torch.stack([torch.stack([k[0], v[0]]) for k, v in memory.seen])
+
+    def unit_key_values(self, batch: UnitBatch) -> Tensor:
+        """Keys and values of each layer at each unit, (L,2,B,kv_heads,N,head_dim)."""
+        memory = _Recorder()
+        for _ in self.model.decoder.states(self.embed(batch, None, None), memory):
+            pass
+        return torch.stack([torch.stack(pair) for pair in memory.seen])[..., 1:, :]
 
     def _attentions(self) -> Iterator[Attention]:
         for layer in self.model.decoder.layers:

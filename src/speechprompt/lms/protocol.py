@@ -15,8 +15,9 @@ from speechprompt.lms.prefix import PrefixBatch
 class UnitLM(Protocol):
     """A frozen causal LM over units.
 
-    `vocabulary_size` V counts the special ids; tokenizer units are 0..unit_count-1. `fingerprint` identifies
-    weights and dictionary, whatever the dtype they are computed in. All tensors of a call lie on `device`.
+    `vocabulary_size` V counts the special ids; tokenizer units are 0..unit_count-1. `embedding_scale` is what
+    the LM multiplies its embeddings by. `fingerprint` identifies weights and dictionary, whatever the dtype they
+    are computed in. All tensors of a call lie on `device`.
     """
 
     layers: int
@@ -27,7 +28,9 @@ class UnitLM(Protocol):
     vocabulary_size: int
     unit_count: int
     max_units: int
+    separator_id: int
     end_id: int
+    embedding_scale: float
 
     @property
     def fingerprint(self) -> str:
@@ -49,7 +52,10 @@ class UnitLM(Protocol):
         ...
 
     def project_prefix(self, keys: Tensor, values: Tensor) -> Tensor:
-        """Send raw vectors (L,P,D) through the frozen key and value projections: a prefix."""
+        """Send raw vectors (L,P,D) through the frozen key and value projections: a prefix.
+
+        UsageError where the architecture does not say where those are.
+        """
         ...
 
     def input_prefix(self, vectors: Tensor) -> Tensor:
@@ -71,7 +77,11 @@ class UnitLM(Protocol):
         ...
 
     def key_value_inputs(self, batch: UnitBatch) -> Tensor:
-        """What the key and value projections of every layer read, at each unit: (L,B,N,D)."""
+        """What the key and value projections of every layer read, at each unit: (L,B,N,D). UsageError as above."""
+        ...
+
+    def unit_key_values(self, batch: UnitBatch) -> Tensor:
+        """Keys and values of every layer at each unit of an unprompted batch: (L,2,B,kv_heads,N,head_dim)."""
         ...
 
     def heads_of(self, hidden: Tensor) -> dict[str, Tensor]:

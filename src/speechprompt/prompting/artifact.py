@@ -11,15 +11,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from speechprompt.errors import ArtifactError, OutputExists
+from speechprompt.errors import ArtifactError, CorpusError, OutputExists
 from speechprompt.lms.protocol import UnitLM
-from speechprompt.prompting.bank import Decoding, TaskPrompt
+from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
-from speechprompt.prompting.prompt import Method, Prompt
+from speechprompt.prompting.kinds import Decoding, Method
+from speechprompt.prompting.prompt import Prompt
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbalizer, Verbalizer
 from speechprompt.spoken_lm import SpokenLM
@@ -40,14 +41,14 @@ class PromptConfig(BaseModel):
     tokenizer_fingerprint: str | None = Field(None, description="None where the corpus came as units")
     lm_fingerprint: str
     method: Method
-    prompt_length: int = Field(ge=0)
+    prompt_length: int = Field(ge=0, le=4096)
     shifts_positions: bool
     decoding: Decoding
-    slots: dict[str, list[str]]
+    slots: dict[str, list[str]] = Field(min_length=1)
     verbalizer: Literal["fixed", "learnable"]
     verbalizer_name: str
-    temperatures: dict[str, float] = Field(default_factory=dict)
-    threshold: float = 0.0
+    temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    threshold: float = Field(0.0, allow_inf_nan=False)
     trained_parameters: int
     recipe: str
     options: dict[str, Any] = Field(description="every training option, resolved")
@@ -77,26 +78,35 @@ class Artifact:
 
     def save(self, folder: str | Path, force: bool = False) -> Path:
         """Write the folder atomically. OutputExists unless `force`; a replaced folder stays until the new is whole."""
-        from safetensors.torch import save_file
+        from safetensors import SafetensorError
 
         target = Path(folder)
         check_output(target, force)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        scratch: Path | None = None
         try:
-            tensors = {name: x.detach().cpu().clone() for name, x in self.entry.state_dict().items()}
-            save_file(tensors, scratch / TENSORS, metadata={"format": "pt"})
-            text = self.config.model_dump_json(indent=2, by_alias=True)
-            (scratch / CONFIG).write_text(text + "\n", encoding="utf-8")
-            (scratch / METRICS).write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
-            (scratch / CARD).write_text(model_card(self.config, self.metrics), encoding="utf-8")
-            scratch.chmod(0o755)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            self._write(scratch)
             _swap(scratch, target)
         except OSError as error:
             raise ArtifactError(f"could not write {target}: {error.strerror or error}") from None
+        except SafetensorError as error:  # how a full disk looks to safetensors
+            raise ArtifactError(f"could not write {target}: {error}") from None
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
         return target
+
+    def _write(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {name: x.detach().cpu().clone() for name, x in self.entry.state_dict().items()}
+        save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+        text = self.config.model_dump_json(indent=2, by_alias=True)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+        (folder / METRICS).write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(model_card(self.config, self.metrics), encoding="utf-8")
+        folder.chmod(0o755)
 
     @classmethod
     def load(cls, folder: str | Path, spoken_lm: SpokenLM) -> Artifact:
@@ -105,7 +115,7 @@ class Artifact:
         config = read_config(path)
         check_fits(config, spoken_lm, path)
         entry = _entry(config, _tensors(path), spoken_lm.lm, path)
-        return cls(config, entry, _metrics(path), path.resolve())
+        return cls(config, entry, read_metrics(path), path.resolve())
 
 
 def check_output(target: Path, force: bool) -> None:
@@ -119,14 +129,21 @@ def check_output(target: Path, force: bool) -> None:
 
 
 def _swap(scratch: Path, target: Path) -> None:
-    """Put `scratch` in the place of `target`."""
+    """Put `scratch` in the place of `target`; what was there comes back when that fails."""
     if not target.exists():
         scratch.replace(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    target.replace(old / "folder")
-    scratch.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        target.replace(old / "folder")
+        try:
+            scratch.replace(target)
+        except OSError:
+            (old / "folder").rename(target)
+            raise
+    finally:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def read_config(folder: Path) -> PromptConfig:
@@ -181,49 +198,82 @@ def _tensors(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is missing or damaged: {error}") from None
 
 
-def _metrics(folder: Path) -> Mapping[str, Any]:
+def save_metrics(artifact: Artifact, metrics: Mapping[str, Any]) -> None:
+    """Replace the numbers of a saved artifact: metrics.json and the model card, each whole or not at all."""
+    assert artifact.path is not None
+    texts = {METRICS: json.dumps(metrics, indent=2) + "\n", CARD: model_card(artifact.config, metrics)}
+    for name, text in texts.items():
+        unfinished = artifact.path / f".{name}.part"
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(artifact.path / name)
+        except OSError as error:
+            raise ArtifactError(f"could not write {artifact.path / name}: {error.strerror or error}") from None
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def read_metrics(folder: Path) -> Mapping[str, Any]:
+    """A folder's metrics.json, empty where there is none. ArtifactError when it is damaged."""
     try:
         found = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{folder / METRICS} is damaged: {error}") from None
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{folder / METRICS} is damaged: it holds no numbers by name")
+    return found
 
 
 def _entry(config: PromptConfig, tensors: Mapping[str, Any], lm: UnitLM, path: Path) -> TaskPrompt:
     """Rebuild the task prompt; every tensor must be there, fit, and be finite."""
     import torch
 
-    task = Task(config.task, {slot: tuple(labels) for slot, labels in config.slots.items()})
     try:
-        shape = Prompt.shape(config.method, config.prompt_length, lm)
+        task = Task(config.task, {slot: tuple(labels) for slot, labels in config.slots.items()})
+    except CorpusError as error:
+        raise ArtifactError(f"{path / CONFIG} is damaged: {error}") from None
+    shape = Prompt.shape(config.method, config.prompt_length, lm)
+    try:
+        if tensors["prompt.vectors"].shape != shape:
+            raise ValueError(f"its prompt is {tuple(tensors['prompt.vectors'].shape)}, not {shape}")
         prompt = Prompt(config.method, torch.empty(shape), torch.empty(lm.width))
-        entry = TaskPrompt(
-            task, prompt, _empty_verbalizer(config, tensors, lm), config.decoding, config.shifts_positions
-        )
+        verbalizer = _empty_verbalizer(config, tensors, lm)
+        entry = TaskPrompt(task, prompt, verbalizer, config.decoding, config.shifts_positions)
         entry.load_state_dict(dict(tensors), strict=True)
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
-        raise ArtifactError(f"{path / TENSORS} does not match its configuration: {error}") from None
-    limits = {"columns": tensors.get("verbalizer.weight", torch.empty(lm.vocabulary_size)).shape[0]}
-    for name, tensor in entry.state_dict().items():
-        if not torch.isfinite(tensor.float()).all():
-            raise ArtifactError(f"{path / TENSORS}: '{name}' holds values that are not numbers")
-        if tensor.dtype == torch.int64 and tensor.numel():
-            limit = limits["columns"] if ".columns_" in name else lm.vocabulary_size
-            if int(tensor.min()) < 0 or int(tensor.max()) >= limit:
-                raise ArtifactError(f"{path / TENSORS}: '{name}' points outside the {limit} outputs")
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{path / TENSORS} does not match its configuration: {reason}") from None
+    _check_values(entry, tensors, lm, path / TENSORS)
     return entry.to(lm.device)
+
+
+def _check_values(entry: TaskPrompt, tensors: Mapping[str, Any], lm: UnitLM, path: Path) -> None:
+    """ArtifactError for values that are not numbers, and for ids that point at nothing."""
+    import torch
+
+    weight = getattr(entry.verbalizer, "weight", None)
+    outputs = lm.vocabulary_size if weight is None else len(weight)
+    for name, tensor in entry.state_dict().items():
+        if tensors[name].is_floating_point() != tensor.is_floating_point():
+            raise ArtifactError(f"{path}: '{name}' holds {tensors[name].dtype}, not {tensor.dtype}")
+        if tensor.is_floating_point():
+            if not torch.isfinite(tensor).all():
+                raise ArtifactError(f"{path}: '{name}' holds values that are not numbers")
+            continue
+        limit = outputs if ".columns_" in name else lm.vocabulary_size
+        if int(tensor.min()) < 0 or int(tensor.max()) >= limit:
+            raise ArtifactError(f"{path}: '{name}' points outside the {limit} outputs")
 
 
 def _empty_verbalizer(config: PromptConfig, tensors: Mapping[str, Any], lm: UnitLM) -> Verbalizer:
     import torch
 
-    blank = {slot: torch.zeros(len(labels), dtype=torch.int64) for slot, labels in config.slots.items()}
     if config.verbalizer == "fixed":
         return FixedVerbalizer({slot: [0] * len(labels) for slot, labels in config.slots.items()}, lm)
-    rows = tensors["verbalizer.weight"].shape[0]
-    weight = torch.empty(rows, lm.vocabulary_size)
+    blank = {slot: torch.zeros(len(labels), dtype=torch.int64) for slot, labels in config.slots.items()}
+    weight = torch.empty(tensors["verbalizer.weight"].shape[0], lm.vocabulary_size)
     return LearnableVerbalizer(weight, blank, {slot: ids.clone() for slot, ids in blank.items()})
 
 
@@ -248,10 +298,10 @@ def model_card(config: PromptConfig, metrics: Mapping[str, Any]) -> str:
     for split, numbers in metrics.items():
         if isinstance(numbers, Mapping) and "accuracy" in numbers:
             accuracy = numbers["accuracy"]
-            lines += [
-                f"- {split}: accuracy {accuracy:.3f}"
-                if isinstance(accuracy, float)
-                else f"- {split}: {accuracy}"
-            ]
+            if isinstance(accuracy, Mapping):
+                accuracy = "{estimate:.3f} (95 % interval {low:.3f} to {high:.3f})".format_map(accuracy)
+            else:
+                accuracy = f"{accuracy:.3f}"
+            lines += [f"- {split}: accuracy {accuracy}"]
     lines += ["", f"Use it: `speechprompt predict FILE --prompt FOLDER --lm {config.spoken_lm}`", ""]
     return "\n".join(lines)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from speechprompt.lms.prefix import PrefixBatch, stack_prefixes
 from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.kinds import Decoding
 from speechprompt.prompting.prompt import Prompt
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import Verbalizer
-
-Decoding = Literal["parallel", "autoregressive"]
 
 
 class TaskPrompt(nn.Module):

@@ -47,12 +47,13 @@ def threshold_for(
     `right` (n,) bool says which answers were right. Without either bound the threshold is 0; an error rate that
     no threshold reaches gives a threshold above every score.
     """
-    ordered, order = scores.float().sort(descending=True)
+    ordered, order = scores.double().sort(descending=True)
     if coverage is not None:
         kept = max(1, round(coverage * len(ordered)))
         return float(ordered[kept - 1])
     if error is None:
         return 0.0
     mistakes = (~right[order]).float().cumsum(0) / torch.arange(1, len(ordered) + 1)
-    fine = (mistakes <= error).nonzero()
+    ends = torch.cat([ordered[1:] < ordered[:-1], torch.tensor([True])])  # equal scores are answered together
+    fine = ((mistakes <= error) & ends).nonzero()
     return float(ordered[int(fine[-1])]) if len(fine) else float(ordered[0]) + 1e-6

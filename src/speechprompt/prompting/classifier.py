@@ -87,7 +87,7 @@ def decode_freely(
     open_rows = set(range(len(rows)))
     for _ in range(limit or len(verbalizer.slots) + 1):
         best = verbalizer.outputs(_logits(lm, batch.with_answers(answers), prefixes, separators)).argmax(-1)
-        open_rows = {i for i in open_rows if int(best[i]) != lm.end_id}
+        open_rows = {i for i in open_rows if int(best[i]) != verbalizer.end}
         if not open_rows:
             break
         for i in open_rows:

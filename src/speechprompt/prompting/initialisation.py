@@ -59,12 +59,12 @@ def from_units(
     chosen = valid[torch.randint(len(valid), (length,), generator=generator)].to(lm.device)
     embedded = lm.embedding(lm.lm_ids(batch.unit_ids.flatten()[valid.to(lm.device)]))
     if options.method == "input":
-        vectors = lm.embedding(lm.lm_ids(batch.unit_ids.flatten()[chosen])) * lm.width**0.5
+        vectors = lm.embedding(lm.lm_ids(batch.unit_ids.flatten()[chosen])) * lm.embedding_scale
+    elif options.method == "after_projection":
+        vectors = lm.unit_key_values(batch).transpose(2, 3).flatten(3, 4)[:, :, :, chosen].float()
     else:
         rows = lm.key_value_inputs(batch).flatten(1, 2)[:, chosen].float()
         vectors = torch.stack([rows, rows])
-        if options.method == "after_projection":
-            vectors = lm.project_prefix(rows, rows).float()
     return Prompt(options.method, vectors.clone(), embedded.mean(0).clone())
 
 

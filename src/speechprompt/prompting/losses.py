@@ -126,7 +126,7 @@ def published_loss(
         entry.verbalizer.columns(slot).to(targets.device)[targets[:, s]]
         for s, slot in enumerate(entry.task.slots)
     ]
-    separator = torch.zeros_like(columns[0])
-    wanted = torch.stack([separator, *columns, torch.full_like(separator, lm.end_id)], 1)
+    first, last = (torch.full_like(columns[0], x) for x in (entry.verbalizer.separator, entry.verbalizer.end))
+    wanted = torch.stack([first, *columns, last], 1)
     nats = functional.cross_entropy(outputs.flatten(0, 1), wanted.flatten(), reduction="sum")
     return nats, int(batch.lengths.sum()) + wanted.numel()

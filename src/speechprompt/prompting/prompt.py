@@ -6,15 +6,14 @@ reference also stores an input prompt under a deep one, which never receives a g
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from speechprompt.errors import UnknownName
 from speechprompt.lms.protocol import UnitLM
-
-Method = Literal["before_projection", "after_projection", "input"]
+from speechprompt.prompting.kinds import Method
 
 
 class Prompt(nn.Module):

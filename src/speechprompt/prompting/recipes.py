@@ -8,9 +8,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speechprompt.errors import UnknownName, UsageError
-from speechprompt.prompting.bank import Decoding
-from speechprompt.prompting.prompt import Method
-from speechprompt.prompting.verbalizers import VerbalizerName
+from speechprompt.prompting.kinds import Decoding, Method, VerbalizerName
 
 PROMPT_BUDGET = 150_000
 """Most parameters that a prompt and its separator may train."""

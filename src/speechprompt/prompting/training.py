@@ -6,6 +6,7 @@ clipping, schedule and random numbers, so that its gradients are those of a sepa
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,8 @@ def find_learning_rate(lm: UnitLM, run: Run, steps: int = 48, low: float = 3e-4,
     Works on a copy: the run itself is left as it was.
     """
     start = {name: tensor.clone() for name, tensor in run.entry.state_dict().items()}
-    trial = Run(run.name, run.entry, run.options.model_copy(update={"warmup": 0.0}), run.train, run.valid)
+    plain = run.options.model_copy(update={"warmup": 0.0, "schedule": "constant"})
+    trial = Run(run.name, run.entry, plain, run.train, run.valid)
     smooth, best, found = None, float("inf"), low
     for i in range(steps):
         rate = low * (high / low) ** (i / (steps - 1))
@@ -172,15 +174,23 @@ def find_learning_rate(lm: UnitLM, run: Run, steps: int = 48, low: float = 3e-4,
         elif smooth > 2 * best:
             break
     run.entry.load_state_dict(start)
+    run.entry.zero_grad(set_to_none=True)  # a trial that diverged leaves its own behind
     return found / 3
 
 
 def _identity(lm: UnitLM, runs: Sequence[Run]) -> str:
     parts = [lm.fingerprint]
     for run in runs:
-        parts += [run.name, run.options.model_dump_json(), str(run.entry.task.slots), str(len(run.train))]
-        parts += [str(int(run.train.targets.sum())), str(sum(len(units) for units in run.train.units))]
+        parts += [run.name, run.options.model_dump_json(), str(run.entry.task.slots)]
+        parts += [_digest(run.train), _digest(run.valid)]
     return "\n".join(parts)
+
+
+def _digest(examples: Examples) -> str:
+    digest = hashlib.sha256(examples.targets.numpy().tobytes())
+    for units in examples.units:
+        digest.update(f"{len(units)} ".encode() + units.ids.tobytes())
+    return digest.hexdigest()
 
 
 def _save(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
@@ -193,7 +203,7 @@ def _save(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
 def _restore(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
-        identity = saved["identity"]
+        identity, states = saved["identity"], saved["runs"]
     except Exception as error:
         raise TrainingError(
             f"{path} is not a training checkpoint ({error}); delete it to start over"
@@ -202,5 +212,5 @@ def _restore(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
         raise TrainingError(
             f"{path} belongs to a run with other options, data or LM; delete it or choose another --out"
         )
-    for run, state in zip(runs, saved["runs"], strict=True):
+    for run, state in zip(runs, states, strict=True):
         run.restore(state)

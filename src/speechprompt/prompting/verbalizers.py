@@ -7,7 +7,6 @@ the LM's logits. Draws here are injective within a slot; mappings read from the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,25 +15,33 @@ from speechprompt.errors import UsageError
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.task import Task
 
-VerbalizerName = Literal["random", "frequency", "learnable"]
-
 SPECIALS = 4
 """Outputs that the reference's learnable verbalizer keeps for `<s>`, `<pad>`, `</s>`, `<unk>`."""
+SEPARATOR_OUTPUT, END_OUTPUT = 0, 2
 
 
 class Verbalizer(nn.Module):
     """What both kinds share: an output vocabulary of which every slot's labels are some columns.
 
     `columns[slot]` (C,) int64 points into the outputs; `answers[slot]` (C,) int64 are the LM ids fed back to
-    the LM when a slot's label is known. Subclasses say what the outputs are.
+    the LM when a slot's label is known. `separator` and `end` are the outputs that stand for the separator and
+    for `</s>`, in losses and decoding over all outputs. Subclasses say what the outputs are.
     """
 
-    def __init__(self, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor], separator: int, end: int
+    ) -> None:
         super().__init__()
+        self.separator, self.end = separator, end
         self.slots = tuple(columns)
         for slot in self.slots:
             self.register_buffer(f"columns_{self.slots.index(slot)}", columns[slot])
             self.register_buffer(f"answers_{self.slots.index(slot)}", answers[slot])
+
+    @property
+    def can_end(self) -> bool:
+        """Whether `<s>` and `</s>` have outputs of their own, not where labels take all of them from 0 on."""
+        return all(bool((self.columns(slot) != self.separator).all()) for slot in self.slots)
 
     def columns(self, slot: str) -> Tensor:
         """Output column of each label (C,)."""
@@ -58,7 +65,7 @@ class FixedVerbalizer(Verbalizer):
 
     def __init__(self, units: Mapping[str, Sequence[int]], lm: UnitLM) -> None:
         columns = {slot: lm.lm_ids(torch.tensor(list(chosen))) for slot, chosen in units.items()}
-        super().__init__(columns, columns)
+        super().__init__(columns, columns, lm.separator_id, lm.end_id)
 
     def outputs(self, logits: Tensor) -> Tensor:
         """The LM's logits as they are."""
@@ -73,7 +80,7 @@ class LearnableVerbalizer(Verbalizer):
     """Outputs O = W logits, W (O,V) without bias; `columns` pick each slot's labels among them."""
 
     def __init__(self, weight: Tensor, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor]) -> None:
-        super().__init__(columns, answers)
+        super().__init__(columns, answers, SEPARATOR_OUTPUT, END_OUTPUT)
         self.weight = nn.Parameter(weight)
 
     def outputs(self, logits: Tensor) -> Tensor:

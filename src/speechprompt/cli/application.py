@@ -1,0 +1,61 @@
+"""All commands under one name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import speechprompt
+from speechprompt.cli import (
+    cache,
+    corpora,
+    demo,
+    evaluate,
+    lms,
+    predict,
+    report,
+    show,
+    sources,
+    train,
+)
+
+HELP = """One frozen spoken language model, many small trained prompts, one speech classifier per prompt.
+
+Start with: speechprompt demo
+"""
+
+
+def build(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The application for a command line; only `train` pays for reading the training options."""
+    app = typer.Typer(
+        name="speechprompt",
+        help=HELP,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_version)
+    demo.register(app)
+    train.register(app, with_options="train" in arguments)
+    for group in (evaluate, predict, show, report, sources, corpora, lms, cache):
+        group.register(app)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"speechprompt {speechprompt.__version__}")
+        raise typer.Exit
+
+
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+_version.__doc__ = HELP

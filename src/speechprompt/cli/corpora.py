@@ -1,0 +1,174 @@
+"""The commands `corpora list`, `check` and `prepare`: from folders as their authors publish them to manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speechprompt.cli.commands import Force, Out, SkipUnreadable, add_command, with_terminal
+from speechprompt.cli.terminal import Terminal, pairs, table
+
+if TYPE_CHECKING:
+    from speechprompt.corpora.registry import CheckReport, PreparedCorpus
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `speechprompt corpora`, or NAME:TASK.")]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The unpacked folder of the corpus.")]
+SplitRule = Annotated[
+    str | None, typer.Option("--split-rule", metavar="RULE", help="Which of the corpus's ways to split.")
+]
+SplitList = Annotated[
+    Path | None,
+    typer.Option("--split-list", metavar="FILE", help="A list that names the split of each file."),
+]
+Variant = Annotated[
+    str | None, typer.Option("--variant", metavar="VARIANT", help="Which version of the corpus to read.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(help="Corpora of the paper and their neighbours, by name.", rich_markup_mode=None)
+    group.callback(invoke_without_command=True)(with_terminal(default))
+    add_command(group, list_all, "speechprompt corpora list", name="list")
+    add_command(group, check, "speechprompt corpora check esc-50 ESC-50-master/")
+    add_command(
+        group, prepare, "speechprompt corpora prepare fsdd free-spoken-digit-dataset/ --out fsdd.jsonl"
+    )
+    app.add_typer(group, name="corpora")
+
+
+def default(terminal: Terminal, context: typer.Context) -> None:
+    """Corpora of the paper and their neighbours, by name; without a command, list them."""
+    if context.invoked_subcommand is None:
+        list_all(terminal)
+
+
+def list_all(terminal: Terminal) -> None:
+    """List the corpora with their tasks, sizes and licences."""
+    from speechprompt.corpora.registry import list_corpora
+
+    found = list_corpora()
+    rows = [
+        (c.name, ", ".join(c.tasks), f"{c.utterances:,}" if c.utterances else "", c.licence, c.url)
+        for c in found
+    ]
+    document = [
+        {
+            "name": c.name,
+            "title": c.title,
+            "tasks": {task: list(slots) for task, slots in c.tasks.items()},
+            "languages": list(c.languages),
+            "utterances": c.utterances,
+            "hours": c.hours,
+            "licence": c.licence,
+            "citation": c.citation,
+            "url": c.url,
+            "split_rules": dict(c.split_rules),
+            "variants": dict(c.variants),
+        }
+        for c in found
+    ]
+    terminal.show(document, table(("name", "tasks", "utterances", "licence", "from"), rows))
+
+
+def check(
+    terminal: Terminal,
+    name: Name,
+    root: Root,
+    split_rule: SplitRule = None,
+    split_list: SplitList = None,
+    variant: Variant = None,
+    headers: Annotated[bool, typer.Option(help="Open every audio file.")] = True,
+) -> None:
+    """Count a corpus folder against what is published; nothing is written. The exit code is 1 when counts differ."""
+    from speechprompt.corpora.registry import check as check_folder
+
+    report = check_folder(
+        name, root, split_rule=split_rule, split_list=split_list, variant=variant, headers=headers
+    )
+    for notice in report.notices:
+        terminal.notice(notice)
+    terminal.show(_check_document(report), *_check_parts(report))
+    if not report.complete:
+        raise typer.Exit(1)
+
+
+def _check_document(report: CheckReport) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "root": str(report.root),
+        "split_rule": report.split_rule,
+        "rows": report.rows,
+        "published_rows": report.published_rows,
+        "splits": dict(report.splits),
+        "published_splits": dict(report.published_splits),
+        "differences": list(report.differences),
+        "left_out_files": list(report.left_out_files),
+        "notices": list(report.notices),
+        "complete": report.complete,
+    }
+
+
+def _check_parts(report: CheckReport) -> list[Any]:
+    rows = [(split, count, report.published_splits.get(split, "")) for split, count in report.splits.items()]
+    verdict = "every published count is met" if report.complete else "not as published:"
+    title = f"{report.name} in {report.root}, split rule {report.split_rule}"
+    return [
+        title, table(("split", "found", "published"), rows), "", verdict,
+        *(f"  {line}" for line in report.differences),
+    ]  # fmt: skip
+
+
+def prepare(
+    terminal: Terminal,
+    name: Name,
+    root: Root,
+    out: Out,
+    split_rule: SplitRule = None,
+    split_list: SplitList = None,
+    variant: Variant = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="For rules that draw; by default the rule's own.")
+    ] = None,
+    skip_unreadable: SkipUnreadable = False,
+    force: Force = False,
+) -> None:
+    """Write the manifest of a corpus folder; the folder itself is not touched."""
+    from speechprompt.corpora.registry import prepare as prepare_folder
+
+    prepared = prepare_folder(
+        name, root, out, split_rule=split_rule, split_list=split_list, variant=variant, seed=seed,
+        skip_unreadable=skip_unreadable, force=force,
+    )  # fmt: skip
+    for notice in prepared.notices:
+        terminal.notice(notice)
+    terminal.show(_prepared_document(prepared), *_prepared_parts(prepared))
+
+
+def _prepared_document(prepared: PreparedCorpus) -> dict[str, Any]:
+    return {
+        "manifest": str(prepared.manifest),
+        "name": prepared.name,
+        "split_rule": prepared.split_rule,
+        "rows": prepared.rows,
+        "splits": dict(prepared.splits),
+        "slots": {slot: list(labels) for slot, labels in prepared.slots.items()},
+        "left_out": prepared.left_out,
+        "notices": list(prepared.notices),
+    }
+
+
+def _prepared_parts(prepared: PreparedCorpus) -> list[Any]:
+    facts = {
+        "manifest": str(prepared.manifest),
+        "utterances": ", ".join(f"{split} {count}" for split, count in prepared.splits.items()),
+        "labels": ", ".join(f"{slot} {len(labels)}" for slot, labels in prepared.slots.items()),
+        "split rule": prepared.split_rule,
+        "left out": prepared.left_out or None,
+    }
+    return [
+        pairs(facts),
+        f"next: speechprompt train {prepared.manifest} --out prompts/{Path(prepared.name).name}",
+    ]

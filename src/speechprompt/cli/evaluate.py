@@ -1,0 +1,214 @@
+"""The command `evaluate`: prompts on a split beside baselines on the same rows, and one prompt against another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speechprompt.cli.commands import (
+    ArtifactLm,
+    Device,
+    Dtype,
+    Seed,
+    SplitField,
+    SplitName,
+    Threads,
+    add_command,
+    names_of,
+)
+from speechprompt.cli.materials import encoded, only_splits, open_artifacts, read_source
+from speechprompt.cli.terminal import Terminal, interval, percent, table
+from speechprompt.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from speechprompt.evaluation.evaluate import Comparison, Evaluation
+    from speechprompt.prompting.artifact import Artifact
+    from speechprompt.speech.manifest import Corpus
+    from speechprompt.spoken_lm import SpokenLM
+
+Things = Annotated[
+    list[str],
+    typer.Argument(metavar="ARTIFACT... SOURCE", help="Prompt folders, then the source to score them on."),
+]
+Baselines = Annotated[
+    str,
+    typer.Option("--baselines", metavar="A,B|none", help="Any of majority, ngram, probe; or none."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(app, evaluate, "speechprompt evaluate prompts/colour clips/ --split test")
+
+
+def evaluate(
+    terminal: Terminal,
+    things: Things,
+    split: SplitName = "test",
+    free: Annotated[
+        bool, typer.Option("--free", help="Also decode freely, over all units: an answer may be no label.")
+    ] = False,
+    baselines: Baselines = "majority,ngram,probe",
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep the numbers in the prompt's metrics.json and README.md.")
+    ] = False,
+    lm: ArtifactLm = None,
+    split_field: SplitField = "split",
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    threads: Threads = None,
+) -> None:
+    """Accuracy of prompts on a split, with 95 % intervals, beside baselines trained on the train split.
+
+    The difference to a baseline is paired: it is taken on the same utterances. Two prompts for the same slots
+    are compared with McNemar's test.
+    """
+    names = baseline_names(baselines)
+    if len(things) < 2:
+        raise UsageError(
+            "evaluate needs a prompt folder and then a source: speechprompt evaluate ARTIFACT SOURCE"
+        )
+    *folders, source = things
+    spoken_lm, artifacts = open_artifacts([Path(folder) for folder in folders], lm, device, dtype, threads)
+    corpora: dict[tuple[str, ...], Corpus] = {}
+    evaluations = []
+    for artifact in artifacts:
+        slots = tuple(artifact.config.slots)
+        if slots not in corpora:
+            corpora[slots] = corpus_for(terminal, spoken_lm, source, slots, split, split_field, bool(names))
+        evaluations.append(scored(terminal, spoken_lm, artifact, corpora[slots], split, names, free, seed))
+    comparisons = compared(evaluations, seed)
+    if save:
+        save_numbers(terminal, artifacts, evaluations)
+    document = {
+        "evaluations": [evaluation.to_json() for evaluation in evaluations],
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+    }
+    parts = [part for evaluation in evaluations for part in parts_of(evaluation)]
+    terminal.show(document, *parts, *map(_sentence, comparisons))
+
+
+def baseline_names(text: str) -> list[str]:
+    """`majority,ngram` as names; `none` as no name. UnknownName for any other."""
+    from speechprompt.evaluation.evaluate import BASELINES
+
+    names = [] if text == "none" else names_of(text) or []
+    for name in names:
+        if name not in BASELINES:
+            raise UnknownName("baseline", name, (*BASELINES, "none"))
+    return names
+
+
+def corpus_for(
+    terminal: Terminal,
+    spoken_lm: SpokenLM,
+    source: str,
+    slots: Sequence[str],
+    split: str,
+    split_field: str,
+    with_baselines: bool,
+) -> Corpus:
+    """The source with units, cut down to the splits that scoring needs."""
+    corpus = read_source(source, terminal, slots, split_field)
+    training = [name for name in ("train", "valid") if with_baselines and corpus.split(name)]
+    return encoded(only_splits(corpus, dict.fromkeys([*training, split])), spoken_lm, terminal)
+
+
+def scored(
+    terminal: Terminal,
+    spoken_lm: SpokenLM,
+    artifact: Artifact,
+    corpus: Corpus,
+    split: str,
+    names: Sequence[str],
+    free: bool = False,
+    seed: int = 0,
+) -> Evaluation:
+    """One prompt's evaluation; a train split that is absent leaves the baselines out, with a notice."""
+    from speechprompt.evaluation.evaluate import evaluate as evaluate_prompt
+
+    if names and not corpus.split("train"):
+        terminal.notice(f"{corpus.name} has no train split, so there are no baselines")
+    with terminal.progress(f"scoring {artifact.name}") as progress:
+        progress.update(0, None, f"on {len(corpus.split(split))} utterances")
+        return evaluate_prompt(spoken_lm, artifact, corpus, split, names, free, seed)
+
+
+def compared(evaluations: Sequence[Evaluation], seed: int = 0) -> list[Comparison]:
+    """Every two prompts that answer the same slots."""
+    from speechprompt.evaluation.evaluate import compare
+
+    return [
+        compare(one, two, seed)
+        for one, two in combinations(evaluations, 2)
+        if one.numbers.slots.keys() == two.numbers.slots.keys()
+    ]
+
+
+def save_numbers(
+    terminal: Terminal, artifacts: Sequence[Artifact], evaluations: Sequence[Evaluation]
+) -> None:
+    """Write each evaluation under its split's name into its artifact."""
+    from speechprompt.prompting.artifact import save_metrics
+
+    for artifact, evaluation in zip(artifacts, evaluations, strict=True):
+        save_metrics(artifact, {**artifact.metrics, evaluation.split: evaluation.to_json()})
+        terminal.say(f"saved in {artifact.path}")
+
+
+def parts_of(evaluation: Evaluation) -> list[Any]:
+    """A title, the accuracy beside the baselines, and the slots."""
+    numbers = evaluation.numbers
+    over = f"{numbers.utterance_count} utterances of {evaluation.split}"
+    if numbers.speaker_count:
+        over += f", {numbers.speaker_count} speakers"
+    rows = [(evaluation.name, interval(numbers.accuracy), _macro_f1(evaluation), "")]
+    rows += [
+        (b.name, interval(b.accuracy), f"{100 * b.macro_f1:.1f}", interval(b.difference, points=True))
+        for b in evaluation.baselines
+    ]
+    headings = ("", "accuracy % [95 %]", "macro-F1 %", "prompt minus it, points [95 %]")
+    parts: list[Any] = [
+        f"{evaluation.name}: {over}; intervals over {numbers.interval_over}",
+        table(headings, rows),
+        "",
+    ]
+    if len(numbers.slots) > 1 or any(slot.equal_error_rate is not None for slot in numbers.slots.values()):
+        parts += [_slot_table(evaluation), ""]
+    if evaluation.free_accuracy is not None:
+        parts += [f"free decoding: {percent(evaluation.free_accuracy)} right", ""]
+    return parts
+
+
+def _macro_f1(evaluation: Evaluation) -> str:
+    slots = list(evaluation.numbers.slots.values())
+    return f"{100 * slots[0].macro_f1.estimate:.1f}" if len(slots) == 1 else ""
+
+
+def _slot_table(evaluation: Evaluation) -> Any:
+    rows = [
+        (
+            name,
+            len(slot.labels),
+            interval(slot.accuracy),
+            interval(slot.macro_f1),
+            "" if slot.equal_error_rate is None else f"{100 * slot.equal_error_rate:.1f}",
+        )
+        for name, slot in evaluation.numbers.slots.items()
+    ]
+    return table(("slot", "labels", "accuracy % [95 %]", "macro-F1 % [95 %]", "EER %"), rows)
+
+
+def _sentence(comparison: Comparison) -> str:
+    test = comparison.test
+    return (
+        f"{comparison.first} minus {comparison.second}: {interval(comparison.difference, points=True)} points; "
+        f"only the first right {test.only_first}, only the second {test.only_second}, "
+        f"McNemar p = {test.p_value:.3g}"
+    )

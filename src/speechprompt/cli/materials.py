@@ -1,0 +1,116 @@
+"""What most commands start from: a spoken LM on a device, a corpus with its units, an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechprompt.cli.commands import free_cores
+from speechprompt.cli.terminal import Terminal
+from speechprompt.errors import CorpusError, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from speechprompt.prompting.artifact import Artifact
+    from speechprompt.speech.manifest import Corpus
+    from speechprompt.spoken_lm import Dtype, SpokenLM
+
+MOST_THREADS = 4
+"""The LMs here are small: beyond this many threads, waiting for each other costs more than it gains."""
+
+
+def open_spoken_lm(
+    name: str, device: str = "auto", dtype: Dtype = "float32", threads: int | None = None
+) -> SpokenLM:
+    """A spoken LM by name or folder on a checked device. UsageError for a device that is not there.
+
+    Side effects: sets torch's threads (unless OMP_NUM_THREADS does) and silences transformers' own bars.
+    """
+    import os
+
+    import torch
+    from transformers.utils import logging
+
+    from speechprompt.spoken_lm import SpokenLM
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    if threads is not None or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads or min(MOST_THREADS, free_cores()))
+    return SpokenLM.load(name, _checked_device(device), dtype)
+
+
+def _checked_device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(f"device '{device}' is not available here; use --device cpu or auto") from None
+    return device
+
+
+def open_artifacts(
+    folders: Sequence[Path], lm: str | None, device: str, dtype: Dtype, threads: int | None
+) -> tuple[SpokenLM, list[Artifact]]:
+    """Artifacts with the spoken LM of `--lm`, else the one that the first of them names.
+
+    ArtifactError for a folder that is none; UsageError when the LM it names is not installed.
+    """
+    from speechprompt.prompting.artifact import Artifact, read_config
+
+    wanted = lm or read_config(folders[0]).spoken_lm
+    try:
+        spoken_lm = open_spoken_lm(wanted, device, dtype, threads)
+    except UnknownName as error:
+        if lm is not None:
+            raise
+        raise UsageError(
+            f"{folders[0]} was trained on {wanted}, which is not installed ({error}); pass --lm with its folder"
+        ) from None
+    return spoken_lm, [Artifact.load(folder, spoken_lm) for folder in folders]
+
+
+def read_source(
+    source: str, terminal: Terminal, slots: Sequence[str] | None = None, split_field: str = "split"
+) -> Corpus:
+    """The corpus of a source, its notices told.
+
+    Missing splits are drawn with one fixed seed, so that training and evaluation agree about them.
+    """
+    from speechprompt.speech.manifest import Corpus
+
+    corpus = Corpus.read(source, slots, split_field)
+    for notice in corpus.notices:
+        terminal.notice(notice)
+    return corpus
+
+
+def encoded(corpus: Corpus, spoken_lm: SpokenLM, terminal: Terminal, skip_unreadable: bool = False) -> Corpus:
+    """The corpus with units for every utterance that is kept; tells progress, notices and what was skipped."""
+    from speechprompt.encoding import encode_corpus
+
+    with terminal.progress("encoding") as progress:
+        found = encode_corpus(corpus, spoken_lm, listener=progress.update, skip_unreadable=skip_unreadable)
+    for notice in found.notices:
+        terminal.notice(notice)
+    for identity, reason in found.skipped.items():
+        terminal.notice(f"'{identity}' was left out: {reason}")
+    return found.corpus
+
+
+def only_splits(corpus: Corpus, splits: Iterable[str]) -> Corpus:
+    """The corpus without the utterances of other splits, so that they need not be encoded.
+
+    CorpusError when one of the splits is empty.
+    """
+    wanted, counts = tuple(splits), corpus.splits()
+    for split in wanted:
+        if split not in counts:
+            raise CorpusError(
+                f"{corpus.name} has no utterances in split '{split}'; it has {', '.join(counts)}"
+            )
+    return replace(corpus, utterances=tuple(u for u in corpus.utterances if u.split in wanted))

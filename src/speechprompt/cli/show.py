@@ -1,0 +1,80 @@
+"""The command `show`: what an artifact is, without loading a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speechprompt.cli.commands import add_command
+from speechprompt.cli.terminal import Terminal, pairs, percent, table
+
+if TYPE_CHECKING:
+    from speechprompt.prompting.artifact import PromptConfig
+
+SHOWN_LABELS = 12
+
+Folder = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A prompt folder.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(app, show, "speechprompt show prompts/colour")
+
+
+def show(terminal: Terminal, artifact: Folder) -> None:
+    """What a prompt answers, on which spoken LM, trained how and on what, and how well."""
+    from speechprompt.prompting.artifact import read_config, read_metrics
+
+    config, metrics = read_config(artifact), read_metrics(artifact)
+    document = {
+        "artifact": str(artifact),
+        **config.model_dump(mode="json", by_alias=True),
+        "metrics": metrics,
+    }
+    terminal.show(document, *_parts(artifact, config, metrics))
+
+
+def _parts(folder: Path, config: PromptConfig, metrics: Mapping[str, Any]) -> list[Any]:
+    corpus, numbers = config.corpus, _number_rows(metrics)
+    counts = ", ".join(f"{split} {count}" for split, count in corpus.get("utterances", {}).items() if count)
+    facts = {
+        "prompt": str(folder),
+        "spoken LM": f"{config.spoken_lm} (unit LM {config.lm_fingerprint})",
+        "method": f"{config.method}, length {config.prompt_length}",
+        "verbalizer": f"{config.verbalizer_name}, {config.decoding}",
+        "trained parameters": f"{config.trained_parameters:,}",
+        "recipe": f"{config.recipe}, seed {config.seed}",
+        "data": f"{corpus.get('name')} ({counts})",
+        "licence": corpus.get("licence"),
+        "splits": corpus.get("split_rule"),
+        "made with": ", ".join(f"{name} {version}" for name, version in config.versions.items()),
+    }
+    slots = [(slot, len(labels), _listed(labels)) for slot, labels in config.slots.items()]
+    options = {name: value for name, value in config.options.items() if name not in ("recipe", "seed")}
+    parts: list[Any] = [pairs(facts), "", table(("slot", "labels", ""), slots), ""]
+    if numbers:
+        parts += [table(("split", "accuracy", ""), numbers), ""]
+    return [*parts, "training options", pairs({f"  {k.replace('_', '-')}": v for k, v in options.items()})]
+
+
+def _listed(labels: list[str]) -> str:
+    rest = len(labels) - SHOWN_LABELS
+    return ", ".join(labels[:SHOWN_LABELS]) + (f", … and {rest} more" if rest > 0 else "")
+
+
+def _number_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Accuracy by split: a number from training, an interval from an evaluation."""
+    rows = []
+    for split, numbers in metrics.items():
+        if not isinstance(numbers, Mapping) or "accuracy" not in numbers:
+            continue
+        accuracy = numbers["accuracy"]
+        if isinstance(accuracy, Mapping):
+            ends = f"[{percent(accuracy['low'])}, {percent(accuracy['high'])}]"
+            rows.append((split, percent(accuracy["estimate"]), ends))
+        else:
+            rows.append((split, percent(accuracy), f"best of training, step {numbers.get('step')}"))
+    return rows

@@ -1,0 +1,205 @@
+"""The command `train`: one prompt on a source, or one a fold."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speechprompt.cli.commands import (
+    Device,
+    Dtype,
+    Force,
+    LmName,
+    Out,
+    SkipUnreadable,
+    SlotNames,
+    Source,
+    SplitField,
+    Threads,
+    add_command,
+    names_of,
+)
+from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source
+from speechprompt.cli.terminal import Terminal, pairs, percent
+from speechprompt.cli.training_options import fill_from_file, option_flags, resolved
+from speechprompt.cli.training_run import RunFolder
+from speechprompt.errors import UsageError
+
+if TYPE_CHECKING:
+    from speechprompt.prompting.artifact import Artifact
+    from speechprompt.prompting.recipes import TrainingOptions
+    from speechprompt.speech.manifest import Corpus
+    from speechprompt.spoken_lm import SpokenLM
+
+Recipe = Annotated[
+    str, typer.Option("--recipe", metavar="default|paper", help="Named set of training options.")
+]
+Shots = Annotated[
+    int | None, typer.Option("--shots", min=1, help="Train on so many utterances a label only.")
+]
+Folds = Annotated[
+    int | None,
+    typer.Option("--folds", min=3, help="Cross-validate in so many rounds over all utterances instead."),
+]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option("--init-from", metavar="ARTIFACT", help="Start from the vectors of another prompt."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE.toml", is_eager=True, callback=fill_from_file,
+        help="Options of this command by name (steps = 500); flags override it.",
+    ),
+]  # fmt: skip
+
+
+def register(app: typer.Typer, with_options: bool) -> None:
+    """Add the command; its training options are read only when they are needed."""
+    flags = option_flags() if with_options else []
+    add_command(app, train, "speechprompt train clips/ --slots colour --out prompts/colour", flags=flags)
+
+
+def train(
+    terminal: Terminal,
+    source: Source,
+    out: Out,
+    changes: Mapping[str, Any],
+    lm: LmName = "tiny",
+    slots: SlotNames = None,
+    recipe: Recipe = "default",
+    shots: Shots = None,
+    folds: Folds = None,
+    init_from: InitFrom = None,
+    config: Config = None,
+    split_field: SplitField = "split",
+    skip_unreadable: SkipUnreadable = False,
+    force: Force = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    threads: Threads = None,
+) -> None:
+    """Train a prompt on the train split, chosen on the valid split; the test split is not looked at.
+
+    While it runs, PATH.run holds a checkpoint: the same command goes on where a stopped one was. With --folds,
+    PATH holds a prompt for each round (fold1, fold2, ...) and folds.json with the pooled numbers.
+    """
+    from speechprompt.prompting.artifact import Artifact, check_output
+
+    options = resolved(recipe, changes)
+    chosen = names_of(slots)
+    if folds is not None:
+        from speechprompt.cli.folds import check_folds_output, train_folds
+
+        check_folds_output(out, force)
+    else:
+        check_output(out, force)
+    corpus = trainable(read_source(source, terminal, chosen, split_field), folds)
+    spoken_lm = open_spoken_lm(lm, device, dtype, threads)
+    initial = None if init_from is None else Artifact.load(init_from, spoken_lm)
+    if folds is not None:
+        corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
+        document, parts = train_folds(terminal, corpus, spoken_lm, options, out, folds, shots, initial, force)
+        terminal.show(document, *parts)
+        return
+    has_test = bool(corpus.split("test"))
+    corpus = only_splits(few(corpus, shots, options.seed), ("train", "valid"))
+    corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
+    artifact = train_resumably(terminal, RunFolder(out), corpus, spoken_lm, options, initial, force)
+    terminal.show(document_of(artifact, out), *_parts(artifact, out, source, lm, has_test))
+
+
+def trainable(corpus: Corpus, folds: int | None) -> Corpus:
+    """The corpus, checked before anything is encoded. CorpusError or UsageError say what it lacks."""
+    from speechprompt.prompting.task import Task
+    from speechprompt.speech.splits import require_trainable
+
+    published = [split for split in corpus.splits() if split.startswith("fold")]
+    if folds is None and published:
+        raise UsageError(f"{corpus.name} comes in {len(published)} folds; add --folds {len(published)}")
+    if folds is None:
+        require_trainable(corpus)
+    Task.of_corpus(corpus)
+    return corpus
+
+
+def few(corpus: Corpus, shots: int | None, seed: int) -> Corpus:
+    """The corpus with so many training utterances a label; all of them without `shots`."""
+    from speechprompt.speech.splits import shots as drawn
+
+    return corpus if shots is None else drawn(corpus, None, shots, seed)
+
+
+def train_resumably(
+    terminal: Terminal,
+    folder: RunFolder,
+    corpus: Corpus,
+    spoken_lm: SpokenLM,
+    options: TrainingOptions,
+    initial: Artifact | None = None,
+    force: bool = False,
+) -> Artifact:
+    """Train with progress, a checkpoint and an event log beside the output; save; clear the run folder.
+
+    An interruption is raised again with a line that says how to go on.
+    """
+    from speechprompt.prompting.train import train as train_prompt
+
+    started = time.perf_counter()
+    try:
+        with (
+            terminal.progress("training") as progress,
+            folder.listener(terminal, progress, options) as listen,
+        ):
+            artifact = train_prompt(
+                corpus,
+                spoken_lm,
+                None,
+                options,
+                initial=initial,
+                listener=listen,
+                checkpoint=folder.checkpoint,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(folder.resume_hint()) from None
+    seconds = round(time.perf_counter() - started, 3)
+    artifact = replace(artifact, metrics={**artifact.metrics, "training_seconds": seconds})
+    artifact.save(folder.out, force)
+    folder.close()
+    return artifact
+
+
+def document_of(artifact: Artifact, out: Path) -> dict[str, Any]:
+    """The JSON of a trained artifact."""
+    config = artifact.config
+    return {
+        "artifact": str(out),
+        "task": config.task,
+        "slots": config.slots,
+        "spoken_lm": config.spoken_lm,
+        "trained_parameters": config.trained_parameters,
+        "valid": artifact.metrics["valid"],
+        "training_seconds": artifact.metrics["training_seconds"],
+        "corpus": config.corpus,
+    }
+
+
+def _parts(artifact: Artifact, out: Path, source: str, lm: str, has_test: bool) -> list[Any]:
+    config, valid = artifact.config, artifact.metrics["valid"]
+    facts = {
+        "prompt": str(out),
+        "answers": ", ".join(f"{slot} ({len(labels)} labels)" for slot, labels in config.slots.items()),
+        "valid accuracy": f"{percent(valid['accuracy'])} at step {valid['step']}",
+        "trained parameters": f"{config.trained_parameters:,} on the frozen {config.spoken_lm}",
+        "seconds": artifact.metrics["training_seconds"],
+    }
+    where = [shlex.quote(str(out)), shlex.quote(source)]
+    named = f" --lm {shlex.quote(lm)}" if "/" in lm or Path(lm).is_dir() else ""
+    command = f"evaluate {' '.join(where)}" if has_test else f"predict FILE --prompt {where[0]}"
+    return [pairs(facts), f"next: speechprompt {command}{named}"]

@@ -1,0 +1,99 @@
+"""Training options as flags, made from the model that defines them; and the TOML file that fills flags in."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from inspect import Parameter
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import typer
+
+from speechprompt.cli.commands import flag
+from speechprompt.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from speechprompt.prompting.recipes import TrainingOptions
+
+NOTHING = "none"
+"""What the command line says for an option's None."""
+
+
+def option_flags() -> list[Parameter]:
+    """A flag for every training option but the recipe; None means that it was not given."""
+    from speechprompt.prompting.recipes import TrainingOptions
+
+    return [_flag(name, field) for name, field in TrainingOptions.model_fields.items() if name != "recipe"]
+
+
+def _flag(name: str, field: Any) -> Parameter:
+    text = (field.description or name.replace("_", " ")).strip()
+    shown = f"{text[:1].upper()}{text[1:]}. [{_word(field.default)}]"
+    kebab = name.replace("_", "-")
+    if field.annotation is bool:
+        option = typer.Option(f"--{kebab}/--no-{kebab}", help=shown)
+        return flag(name, bool | None, option)
+    option = typer.Option(
+        f"--{kebab}", help=shown, metavar=_kinds(field.annotation), show_default=False
+    )
+    return flag(name, str | None, option)
+
+
+def _word(value: object) -> str:
+    return NOTHING if value is None else str(value)
+
+
+def _kinds(annotation: Any) -> str:
+    """What a value looks like: its choices, or its kind."""
+    if get_origin(annotation) is Literal:
+        return "|".join(map(str, get_args(annotation)))
+    parts = get_args(annotation) or (annotation,)
+    return "|".join(_kinds(part) if get_args(part) else _kind(part) for part in parts)
+
+
+def _kind(kind: Any) -> str:
+    if kind is NoneType:
+        return NOTHING
+    return {int: "INTEGER", float: "NUMBER"}.get(kind, str(getattr(kind, "__name__", kind)).upper())
+
+
+def resolved(recipe: str, changes: Mapping[str, Any]) -> TrainingOptions:
+    """The options of a recipe with the flags that were given. UsageError for a wrong value."""
+    from speechprompt.prompting.recipes import TrainingOptions
+
+    given = {name: value for name, value in changes.items() if value is not None}
+    return TrainingOptions.of_recipe(
+        recipe, {name: None if value == NOTHING else value for name, value in given.items()}
+    )
+
+
+def fill_from_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a TOML file answer for the options that are not on the command line.
+
+    UnknownName for a key that is no option of the command; UsageError when the file cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    known = [str(parameter.name) for parameter in context.command.params]
+    found = {name.replace("-", "_"): value for name, value in values.items()}
+    for name in found:
+        if name not in known:
+            raise UnknownName(f"option in {path}", name, known)
+    context.default_map = {name: _text(value, name, path) for name, value in found.items()}
+    return path
+
+
+def _text(value: object, name: str, path: Path) -> object:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, Mapping):
+        raise UsageError(f"{path}: '{name}' is a table; put the options at the top of the file")
+    return value if isinstance(value, bool) else str(value)

@@ -1,0 +1,115 @@
+"""The folder beside an output while it is being trained: checkpoint and event log, and what is shown of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from speechprompt.cli.terminal import Progress, Terminal, percent
+
+if TYPE_CHECKING:
+    from speechprompt.prompting.recipes import TrainingOptions
+
+CHECKPOINT, EVENTS = "checkpoint.pt", "events.jsonl"
+
+Listener = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`OUT.run`: where training keeps what resuming needs, until OUT is whole."""
+
+    out: Path
+    suffix: str = ".run"
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return self.out.with_name(self.out.name + self.suffix)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file from which training goes on."""
+        return self.path / CHECKPOINT
+
+    @property
+    def events(self) -> Path:
+        """A JSON line for every step and evaluation."""
+        return self.path / EVENTS
+
+    def resume_hint(self) -> str:
+        """What to tell someone who stopped the training."""
+        if self.checkpoint.exists():
+            return f"interrupted; the same command goes on from {self.checkpoint}"
+        return "interrupted before the first checkpoint; the same command starts over"
+
+    @contextmanager
+    def listener(
+        self, terminal: Terminal, progress: Progress, options: TrainingOptions
+    ) -> Iterator[Listener]:
+        """Log events and show them. Events of a run that was not resumed are replaced."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.checkpoint.exists():
+            self.events.unlink(missing_ok=True)
+        with self.events.open("a", encoding="utf-8") as file:
+            steps = None if options.by_epoch else options.steps
+            yield _Listener(self, file, terminal, progress, steps).hear
+
+    def forget_after(self, step: int) -> None:
+        """Drop logged events past a step, which training is about to repeat."""
+        kept = [line for line in self.events.read_text("utf-8").splitlines(True) if _step(line) <= step]
+        self.events.write_text("".join(kept), encoding="utf-8")
+
+    def close(self) -> None:
+        """Move the event log into the finished output and remove the folder."""
+        self.events.replace(self.out / EVENTS)
+        self.path.rmdir()
+
+
+def _step(line: str) -> int:
+    try:
+        return int(json.loads(line).get("step", 0))
+    except ValueError:
+        return 1 << 62  # a line that the interruption cut
+
+
+@dataclass
+class _Listener:
+    folder: RunFolder
+    file: IO[str]
+    terminal: Terminal
+    progress: Progress
+    steps: int | None
+    loss: float | None = None
+    accuracy: float | None = None
+    best: float = field(default=-1.0)
+
+    def hear(self, event: Mapping[str, Any]) -> None:
+        """Write the event down, and show where training stands."""
+        kind = event["event"]
+        if kind == "resumed":
+            self.file.flush()
+            self.folder.forget_after(event["step"])
+            self.terminal.say(f"resuming at step {event['step']} from {self.folder.checkpoint}")
+        self.file.write(json.dumps(event) + "\n")
+        if kind == "step":
+            loss = float(event["loss"])
+            self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
+        elif kind == "evaluation":
+            self.accuracy = event["accuracy"]
+            self.best = max(self.best, event["accuracy"])
+            self.file.flush()
+        elif kind == "learning_rate":
+            self.terminal.say(f"learning rate {event['rate']:.2g} found by range test")
+        if "step" in event:
+            self.progress.update(event["step"], self.steps, self._text())
+
+    def _text(self) -> str:
+        parts = [] if self.loss is None else [f"loss {self.loss:.3f}"]
+        if self.accuracy is not None:
+            parts += [f"valid {percent(self.accuracy)} (best {percent(self.best)})"]
+        return "  ".join(parts)

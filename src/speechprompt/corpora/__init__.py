@@ -1,0 +1,29 @@
+"""Corpora by name, from the folders that their authors publish to manifests. Knows no torch and no model.
+
+prepare("fsdd", "free-spoken-digit-dataset", "fsdd.jsonl")
+prepare("voxceleb1:gender", "VoxCeleb1", "gender.jsonl.gz", split_rule="speaker-disjoint")
+check("esc-50", "ESC-50-master").differences
+"""
+
+from speechprompt.corpora.protocol import CorpusDescription, Row
+from speechprompt.corpora.registry import (
+    CheckReport,
+    PreparedCorpus,
+    check,
+    corpus_names,
+    describe,
+    list_corpora,
+    prepare,
+)
+
+__all__ = [
+    "CheckReport",
+    "CorpusDescription",
+    "PreparedCorpus",
+    "Row",
+    "check",
+    "corpus_names",
+    "describe",
+    "list_corpora",
+    "prepare",
+]

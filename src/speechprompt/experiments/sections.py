@@ -1,0 +1,106 @@
+"""From an evaluated artifact to its section of a report: learning curve, verbalizer, examples with their clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechprompt.errors import AudioError
+from speechprompt.evaluation.reports import (
+    Epoch,
+    TaskSection,
+    VerbalizerMap,
+    embedded_clip,
+    pick_examples,
+    verbalizer_map,
+)
+
+if TYPE_CHECKING:
+    from speechprompt.evaluation.evaluate import Evaluation
+    from speechprompt.lms.protocol import UnitLM
+    from speechprompt.prompting.artifact import Artifact
+    from speechprompt.speech.manifest import Utterance
+
+CLIP_RATE = 16_000
+LONGEST_CLIP_SECONDS = 10.0
+"""Longer clips are left out of a report: it is one file that people mail."""
+
+
+def task_section(
+    artifact: Artifact, evaluation: Evaluation, lm: UnitLM, utterances: Sequence[Utterance]
+) -> TaskSection:
+    """The section of one task; `utterances` are those that were scored, for the clips of the examples."""
+    labels = artifact.entry.task.slots
+    shown = pick_examples(evaluation.rows, labels)
+    clips = clips_of([u for u in utterances if u.id in {example.id for example in shown}])
+    return TaskSection(
+        name=evaluation.name,
+        evaluation=evaluation.numbers,
+        trained_parameters=artifact.config.trained_parameters,
+        seconds=artifact.metrics.get("training_seconds"),
+        baselines=evaluation.baselines,
+        epochs=epochs_of(artifact),
+        verbalizers=verbalizers_of(artifact, lm),
+        examples=pick_examples(evaluation.rows, labels, clips),
+    )
+
+
+def clips_of(utterances: Sequence[Utterance]) -> dict[str, str]:
+    """Id -> `data:` URI of the clips that can be read and are not too long."""
+    from speechprompt.speech.audio import read_waveform
+
+    clips = {}
+    for utterance in utterances:
+        if utterance.audio is None:
+            continue
+        try:
+            waveform, _ = read_waveform(
+                utterance.audio, CLIP_RATE, utterance.start_seconds, utterance.end_seconds
+            )
+        except AudioError:
+            continue
+        if len(waveform) <= LONGEST_CLIP_SECONDS * CLIP_RATE:
+            clips[utterance.id] = embedded_clip(waveform, CLIP_RATE)
+    return clips
+
+
+def epochs_of(artifact: Artifact) -> tuple[Epoch, ...]:
+    """The learning curve: accuracy on valid from the artifact's history, training loss from its event log."""
+    history = artifact.metrics.get("history", [])
+    losses = _mean_losses(artifact.path, [int(event["step"]) for event in history])
+    return tuple(
+        Epoch(int(event["epoch"]) + 1, loss, float(event["accuracy"]))
+        for event, loss in zip(history, losses, strict=True)
+    )
+
+
+def _mean_losses(folder: Path | None, steps: Sequence[int]) -> list[float | None]:
+    """Mean training loss between each two evaluations; None where there is no event log."""
+    log = None if folder is None else folder / "events.jsonl"
+    if log is None or not log.is_file():
+        return [None] * len(steps)
+    events: list[Mapping[str, Any]] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    losses = [(event["step"], event["loss"]) for event in events if event["event"] == "step"]
+    means: list[float | None] = []
+    for after, until in zip([0, *steps], steps, strict=False):
+        between = [loss for step, loss in losses if after < step <= until]
+        means.append(sum(between) / len(between) if between else None)
+    return means
+
+
+def verbalizers_of(artifact: Artifact, lm: UnitLM) -> dict[str, VerbalizerMap]:
+    """The weights of units for each slot's labels; nothing for a fixed verbalizer, whose labels are units."""
+    import torch
+
+    weight = getattr(artifact.entry.verbalizer, "weight", None)
+    if not isinstance(weight, torch.Tensor):
+        return {}
+    columns = lm.lm_ids(torch.arange(lm.unit_count, device=weight.device))
+    units = [str(unit) for unit in range(lm.unit_count)]
+    maps = {}
+    for slot, labels in artifact.entry.task.slots.items():
+        table = weight.detach()[artifact.entry.verbalizer.columns(slot)][:, columns].float().cpu().numpy()
+        maps[slot] = verbalizer_map(labels, units, table)
+    return maps

@@ -1,0 +1,14 @@
+"""The words that options and artifacts choose from; no torch, so that reading them is quick."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Method = Literal["before_projection", "after_projection", "input"]
+"""Where a prompt enters attention: before the frozen projections, after them, or as rows of input."""
+
+Decoding = Literal["parallel", "autoregressive"]
+"""How slots are read: all at the separator, or one after another."""
+
+VerbalizerName = Literal["random", "frequency", "learnable"]
+"""How LM outputs become labels."""

@@ -1,0 +1,60 @@
+"""Writing a spoken LM as a folder that `SpokenLM.load` reads: spoken_lm.json and the LM in safetensors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechprompt.errors import CheckpointError, OutputExists
+from speechprompt.spoken_lm import DESCRIPTION
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LM_FOLDER = "lm"
+
+
+def check_folder_output(folder: Path, force: bool) -> None:
+    """OutputExists when `folder` is there; with `force`, CheckpointError when it is not a spoken LM."""
+    if not folder.exists():
+        return
+    if not force:
+        raise OutputExists(folder)
+    if not (folder / DESCRIPTION).is_file():
+        raise CheckpointError(f"{folder} is not a spoken LM, so --force does not replace it")
+
+
+def write_folder(
+    folder: Path,
+    model: PreTrainedModel,
+    name: str,
+    tokenizer: str,
+    license: str | None = None,
+    force: bool = False,
+    version: str = "1",
+) -> Path:
+    """Write a unit LM and the name of its tokenizer, whole or not at all. Errors as `check_folder_output`."""
+    check_folder_output(folder, force)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    about = {
+        "schema": 1,
+        "name": name,
+        "version": version,
+        "license": license,
+        "tokenizer": tokenizer,
+        "lm": LM_FOLDER,
+    }
+    try:
+        model.save_pretrained(scratch / LM_FOLDER)
+        (scratch / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        scratch.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.replace(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder

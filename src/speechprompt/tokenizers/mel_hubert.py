@@ -1,0 +1,189 @@
+"""The `tiny` tokenizer: log-mel frames, a small encoder taught by masked prediction, k-means.
+
+The recipe is HuBERT's (Hsu et al. 2021) at a hundredth of its size, on mel frames instead of the waveform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from speechprompt.errors import AudioError, CheckpointError
+from speechprompt.speech.units import Units, deduplicate
+from speechprompt.tokenizers.mel_encoder import (
+    FRAME_RATE,
+    FRAME_SAMPLES,
+    SAMPLE_RATE,
+    WINDOW_SAMPLES,
+    MelEncoder,
+    MelEncoderConfig,
+    MelFrames,
+    frame_count,
+    frame_mask,
+    unit_features,
+)
+from speechprompt.tokenizers.protocol import Waveform
+
+KIND = "mel-hubert"
+SCHEMA = 1
+CHUNK_FRAMES = 1500  # 30 s; longer clips are heard in pieces
+_BATCH_FRAMES = 6000  # padding included
+
+
+class MelHubertTokenizer:
+    """Waveform -> units at 50 Hz: the nearest centre to the encoder's last layer, runs merged.
+
+    Weights are rounded to half precision, as they are stored, and computed in fp32. A clip over 30 s is cut
+    into pieces of 30 s that do not hear each other; it has as many frames as if it had not been cut.
+    """
+
+    sample_rate = SAMPLE_RATE
+    frame_rate = FRAME_RATE
+
+    def __init__(self, name: str, encoder: MelEncoder, centres: Tensor) -> None:
+        """`centres` (unit_count, D) live in the space of `unit_features`."""
+        self.name = name
+        self.unit_count = len(centres)
+        self._encoder = encoder.float().requires_grad_(False)
+        self._encoder.train(False)
+        for tensor in self._encoder.state_dict().values():
+            tensor.copy_(tensor.half())
+        self._centres = centres.detach().half().float()
+        self._frames = MelFrames(encoder.config.mels)
+        self.fingerprint = self._hash()
+
+    def encode(self, waveform: Waveform) -> Units:
+        """Units of samples (S,); AudioError when shorter than one frame (35 ms) or not a row of numbers."""
+        return self.encode_batch([waveform])[0]
+
+    def encode_batch(self, waveforms: Sequence[Waveform]) -> list[Units]:
+        """Units of each clip, the same as of that clip alone."""
+        pieces = [(i, piece) for i, waveform in enumerate(waveforms) for piece in _pieces(waveform, i)]
+        ids: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(pieces)
+        for rows in _batches([len(piece) for _, piece in pieces]):
+            for row, frame_ids in zip(rows, self._frame_ids([pieces[row][1] for row in rows]), strict=True):
+                ids[row] = frame_ids
+        clips: list[list[NDArray[np.int64]]] = [[] for _ in waveforms]
+        for (clip, _), frame_ids in zip(pieces, ids, strict=True):
+            clips[clip].append(frame_ids)
+        return [deduplicate(np.concatenate(parts)) for parts in clips]
+
+    @torch.no_grad()
+    def hidden_states(self, waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
+        """What k-means reads, (B,T,D), and the frame counts (B,), of clips of at most 30 s."""
+        device = self._centres.device
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        padded = torch.zeros(len(waveforms), int(lengths.max()))
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
+        frames, counts = self._frames(padded.to(device), lengths.to(device))
+        mask = frame_mask(counts, frames.shape[1])
+        return unit_features(self._encoder(frames, mask)), counts
+
+    def to(self, device: torch.device | str) -> MelHubertTokenizer:
+        """The same tokenizer, moved in place to a device."""
+        self._encoder.to(device)
+        self._frames.to(device)
+        self._centres = self._centres.to(device)
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and model.safetensors (half precision) into `folder`, creating it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._tensors(), folder / "model.safetensors")
+        (folder / "tokenizer.json").write_text(json.dumps(self._config(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> MelHubertTokenizer:
+        """Read what `save` wrote; CheckpointError when it is missing, damaged or something else."""
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / "model.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} holds no readable tokenizer ({_first_line(error)})") from error
+        if not isinstance(config, dict) or config.get("kind") != KIND or config.get("schema") != SCHEMA:
+            raise CheckpointError(
+                f"{folder}/tokenizer.json does not describe a {KIND} tokenizer, schema {SCHEMA}"
+            )
+        try:
+            encoder = MelEncoder(MelEncoderConfig(**config["encoder"]))
+            centres = tensors.pop("centres")
+            encoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+            return cls(config["name"], encoder, centres).to(device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder}: tokenizer.json and model.safetensors do not fit each other ({_first_line(error)})"
+            ) from error
+
+    def _frame_ids(self, waveforms: Sequence[Waveform]) -> Iterator[NDArray[np.int64]]:
+        hidden, counts = self.hidden_states(waveforms)
+        # argmin |h - c|^2 = argmin |c|^2 / 2 - h.c
+        distances = self._centres.square().sum(1) / 2 - hidden @ self._centres.T
+        nearest = distances.argmin(-1).cpu().numpy()
+        return (ids[:count] for ids, count in zip(nearest, counts.tolist(), strict=True))
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "kind": KIND,
+            "name": self.name,
+            "sample_rate": SAMPLE_RATE,
+            "frame_rate": FRAME_RATE,
+            "unit_count": self.unit_count,
+            "encoder": asdict(self._encoder.config),
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {name: t.half().cpu().contiguous() for name, t in self._encoder.state_dict().items()}
+        return {**tensors, "centres": self._centres.half().cpu()}
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256(json.dumps(self._config(), sort_keys=True).encode())
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(name.encode())
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _pieces(waveform: Waveform, index: int) -> Iterator[Waveform]:
+    """A clip in pieces of `CHUNK_FRAMES` frames; AudioError when it is not one."""
+    if waveform.ndim != 1 or not np.isfinite(waveform).all():
+        raise AudioError(f"clip {index} is not one row of finite samples; decode it to mono first")
+    frames = frame_count(len(waveform))
+    if not frames:
+        raise AudioError(
+            f"clip {index} has {len(waveform)} samples; one frame needs {WINDOW_SAMPLES} (35 ms)"
+        )
+    overlap = WINDOW_SAMPLES - FRAME_SAMPLES
+    for first in range(0, frames, CHUNK_FRAMES):
+        last = min(first + CHUNK_FRAMES, frames)
+        yield waveform[first * FRAME_SAMPLES : last * FRAME_SAMPLES + overlap]
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, at most `_BATCH_FRAMES` frames each with padding."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (len(batch) + 1) * frame_count(lengths[row]) > _BATCH_FRAMES:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,68 @@
+"""Small things that several test files build: units, batches, entries of every kind, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechprompt.lms.batch import UnitBatch, collate
+from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.bank import Bank, TaskPrompt
+from speechprompt.prompting.classifier import classify
+from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.run import Examples, Run
+from speechprompt.prompting.task import Task
+from speechprompt.speech.units import Units
+from speechprompt.testing import UNIT_COUNT, toy_corpus
+
+CORPUS = toy_corpus(60)
+TASK = Task.of_corpus(CORPUS)
+TRAIN, VALID, TEST = (Examples.of(TASK, CORPUS.split(split)) for split in ("train", "valid", "test"))
+
+
+def some_units(lengths: Sequence[int], seed: int = 0) -> list[Units]:
+    """Random utterances of given lengths."""
+    random = np.random.default_rng(seed)
+    return [Units(random.integers(0, UNIT_COUNT, n)) for n in lengths]
+
+
+def entry_of(lm: UnitLM, recipe: str = "default", task: Task = TASK, **changes: object) -> TaskPrompt:
+    """An untrained entry whose vectors are not where they would start, so that nothing is zero or shared."""
+    options = TrainingOptions.of_recipe(recipe, {"prompt_length": 3, **changes})
+    examples = Examples.of(task, CORPUS.split("train"))
+    return new_entry(task, lm, options, examples.units, examples.targets)
+
+
+def with_garbage(batch: UnitBatch, garbage: int, columns: int = 0) -> UnitBatch:
+    """The same batch, wider, with a number in the padding that no LM knows."""
+    ids = torch.cat([batch.unit_ids, batch.unit_ids.new_zeros(len(batch), columns)], 1)
+    padding = torch.arange(ids.shape[1]) >= batch.lengths[:, None]
+    return UnitBatch(ids.masked_fill(padding, garbage), batch.lengths)
+
+
+@torch.no_grad()
+def scores(lm: UnitLM, entries: Sequence[TaskPrompt], batch: UnitBatch, rows: Tensor) -> list[dict[str, Tensor]]:
+    """Every row's scores by slot."""
+    found: list[dict[str, Tensor]] = [{} for _ in rows]
+    for entry in classify(lm, Bank(entries).fold(lm), batch, rows):
+        for place, row in enumerate(entry.rows.tolist()):
+            found[row] = {slot: values[place] for slot, values in entry.slots.items()}
+    return found
+
+
+def scores_alone(lm: UnitLM, entry: TaskPrompt, units: Units) -> dict[str, Tensor]:
+    """One utterance's scores by slot."""
+    return scores(lm, [entry], collate([units]), torch.zeros(1, dtype=torch.int64))[0]
+
+
+def run_of(lm: UnitLM, name: str = "toy", recipe: str = "default", **changes: object) -> Run:
+    """A short run on the toy corpus."""
+    short = {"prompt_length": 2, "batch_size": 8, "steps": 12, "evaluations": 4}
+    if recipe == "paper":
+        short |= {"by_epoch": False, "patience": 3}
+    options = TrainingOptions.of_recipe(recipe, {**short, **changes})
+    return Run(name, new_entry(TASK, lm, options, TRAIN.units, TRAIN.targets), options, TRAIN, VALID)
