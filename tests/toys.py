@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,16 +11,20 @@ from torch import Tensor
 
 from speechprompt.lms.batch import UnitBatch, collate
 from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.artifact import Artifact, PromptConfig
 from speechprompt.prompting.bank import Bank, TaskPrompt
 from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
+from speechprompt.prompting.verbalizers import FixedVerbalizer
 from speechprompt.speech.units import Units
-from speechprompt.testing import UNIT_COUNT, toy_corpus
+from speechprompt.spoken_lm import SpokenLM
+from speechprompt.testing import UNIT_COUNT, ToyTokenizer, toy_corpus, toy_lm
 
 CORPUS = toy_corpus(60)
+SPOKEN = SpokenLM.of_parts("toy@1", ToyTokenizer(), toy_lm())
 TASK = Task.of_corpus(CORPUS)
 TRAIN, VALID, TEST = (Examples.of(TASK, CORPUS.split(split)) for split in ("train", "valid", "test"))
 
@@ -57,6 +62,33 @@ def scores(lm: UnitLM, entries: Sequence[TaskPrompt], batch: UnitBatch, rows: Te
 def scores_alone(lm: UnitLM, entry: TaskPrompt, units: Units) -> dict[str, Tensor]:
     """One utterance's scores by slot."""
     return scores(lm, [entry], collate([units]), torch.zeros(1, dtype=torch.int64))[0]
+
+
+def artifact_of(entry: TaskPrompt, **changes: Any) -> Artifact:
+    """An artifact of an entry over the toy spoken LM."""
+    fixed = isinstance(entry.verbalizer, FixedVerbalizer)
+    values: dict[str, Any] = {
+        "schema_version": 1,
+        "task": entry.task.name,
+        "spoken_lm": SPOKEN.name,
+        "tokenizer": SPOKEN.tokenizer_name,
+        "tokenizer_fingerprint": SPOKEN.tokenizer.fingerprint,
+        "lm_fingerprint": SPOKEN.lm.fingerprint,
+        "method": entry.prompt.method,
+        "prompt_length": entry.prompt.length,
+        "shifts_positions": entry.shifts_positions,
+        "decoding": entry.decoding,
+        "slots": {slot: list(labels) for slot, labels in entry.task.slots.items()},
+        "verbalizer": "fixed" if fixed else "learnable",
+        "verbalizer_name": "random" if fixed else "learnable",
+        "trained_parameters": entry.trained_parameters(),
+        "recipe": "default",
+        "options": {},
+        "seed": 0,
+        "versions": {},
+        "corpus": {"name": "toy"},
+    }
+    return Artifact(PromptConfig(**{**values, **changes}), entry, {"test": {"accuracy": 0.5}})
 
 
 def run_of(lm: UnitLM, name: str = "toy", recipe: str = "default", **changes: object) -> Run:

@@ -159,7 +159,7 @@ def describe(folder: Path) -> Mapping[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is not a spoken LM: it has no {DESCRIPTION}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(about, dict) or about.get("schema") != 1:
         raise CheckpointError(f"{path} has a schema that this version does not read (it reads 1)")
@@ -178,7 +178,7 @@ def load_tokenizer(name_or_folder: str | Path, device: str = "cpu") -> UnitToken
         kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["kind"]
     except FileNotFoundError:
         raise UnknownName("tokenizer", str(name_or_folder), HUBERT_UNITS) from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'tokenizer.json'} does not name a tokenizer's kind") from None
     if kind == "mel-hubert":
         from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
@@ -211,7 +211,7 @@ def load_unit_lm(folder: Path) -> UnitLM:
     config = folder / "config.json"
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise CheckpointError(f"{config} is missing or is not a model's configuration") from None
     if kind == "gslm":
         return GslmUnitLM.from_pretrained(folder)

@@ -37,7 +37,10 @@ def write_folder(
     version: str = "1",
 ) -> Path:
     """Write a unit LM and the name of its tokenizer, whole or not at all. Errors as `check_folder_output`."""
+    from transformers.utils import logging
+
     check_folder_output(folder, force)
+    logging.disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     about = {

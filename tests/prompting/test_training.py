@@ -131,7 +131,7 @@ RESUMED: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     variants=st.lists(st.sampled_from(RESUMED), min_size=1, max_size=2),
     stops=st.lists(st.integers(1, 14), min_size=1, max_size=3),

@@ -22,6 +22,7 @@ __all__ = [
     "read_checkpoint",
     "read_dictionary",
     "read_kmeans_centres",
+    "reading",
     "tensors_of",
     "without_prefix",
 ]

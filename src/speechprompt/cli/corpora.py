@@ -11,7 +11,7 @@ from speechprompt.cli.commands import Force, Out, SkipUnreadable, add_command, w
 from speechprompt.cli.terminal import Terminal, pairs, table
 
 if TYPE_CHECKING:
-    from speechprompt.corpora.registry import CheckReport, PreparedCorpus
+    from speechprompt.corpora.results import CheckReport, PreparedCorpus
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `speechprompt corpora`, or NAME:TASK.")]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The unpacked folder of the corpus.")]
@@ -105,7 +105,7 @@ def _check_document(report: CheckReport) -> dict[str, Any]:
         "splits": dict(report.splits),
         "published_splits": dict(report.published_splits),
         "differences": list(report.differences),
-        "left_out_files": list(report.left_out_files),
+        "skipped_files": list(report.skipped_files),
         "notices": list(report.notices),
         "complete": report.complete,
     }
@@ -155,7 +155,7 @@ def _prepared_document(prepared: PreparedCorpus) -> dict[str, Any]:
         "rows": prepared.rows,
         "splits": dict(prepared.splits),
         "slots": {slot: list(labels) for slot, labels in prepared.slots.items()},
-        "left_out": prepared.left_out,
+        "skipped": prepared.skipped,
         "notices": list(prepared.notices),
     }
 
@@ -166,7 +166,7 @@ def _prepared_parts(prepared: PreparedCorpus) -> list[Any]:
         "utterances": ", ".join(f"{split} {count}" for split, count in prepared.splits.items()),
         "labels": ", ".join(f"{slot} {len(labels)}" for slot, labels in prepared.slots.items()),
         "split rule": prepared.split_rule,
-        "left out": prepared.left_out or None,
+        "left out": prepared.skipped or None,
     }
     return [
         pairs(facts),

@@ -50,9 +50,12 @@ def list_all(terminal: Terminal) -> None:
 def show(terminal: Terminal, name: Name) -> None:
     """What a spoken LM consists of and where its files are; nothing is downloaded."""
     facts = facts_of(name)
-    files = [(f["name"], f["state"], f["path"]) for f in facts["files"]]
     head = {key: value for key, value in facts.items() if key != "files"}
-    terminal.show(facts, pairs(head), *(["", table(("file", "", "path"), files)] if files else []))
+    parts: list[Any] = [pairs(head)]
+    if facts["files"]:
+        rows = [(file["name"], file["state"], file["path"]) for file in facts["files"]]
+        parts += ["", table(("file", "", "path"), rows)]
+    terminal.show(facts, *parts)
 
 
 def facts_of(name: str) -> dict[str, Any]:
@@ -189,7 +192,9 @@ def verify(terminal: Terminal, name: Name, threads: Threads = None) -> None:
     facts = {key.replace("_", " "): value for key, value in document.items() if key != "files"}
     shown = [(f["name"], f["sha256"], f["verdict"]) for f in files]
     parts: list[Any] = [pairs(facts)]
-    terminal.show(document, *parts, *([table(("file", "sha256", ""), shown)] if files else []))
+    if files:
+        parts += ["", table(("file", "sha256", ""), shown)]
+    terminal.show(document, *parts)
     if measured["bits_per_unit"] >= measured["uniform_bits"]:
         terminal.complain(f"{spoken_lm.name} predicts units no better than a uniform guess")
         raise typer.Exit(1)

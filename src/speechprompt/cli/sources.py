@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,7 +61,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _doctor_parts(report: DoctorReport) -> list[object]:
+def _doctor_parts(report: DoctorReport) -> list[Any]:
     durations, rates = report.durations, ", ".join(f"{rate} Hz" for rate in report.sample_rates)
     lasting = durations and (
         f"{durations.total_hours:.2f} h; clips {durations.minimum_seconds:.2f} to "

@@ -104,7 +104,8 @@ class _Lines:
         if tenth == self._last and not late:
             return
         self._last, self._time = tenth, time.monotonic()
-        self._terminal.say(f"{self._title} {done}{f'/{total}' if total else ''} {text}".rstrip())
+        place = f" {done}/{total}" if total else f" {done}" if done else ""
+        self._terminal.say(f"{self._title}{place} {text}".rstrip())
 
 
 class _Bar:

@@ -7,14 +7,13 @@ check("esc-50", "ESC-50-master").differences
 
 from speechprompt.corpora.protocol import CorpusDescription, Row
 from speechprompt.corpora.registry import (
-    CheckReport,
-    PreparedCorpus,
     check,
     corpus_names,
     describe,
     list_corpora,
     prepare,
 )
+from speechprompt.corpora.results import CheckReport, PreparedCorpus
 
 __all__ = [
     "CheckReport",

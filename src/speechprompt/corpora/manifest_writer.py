@@ -23,6 +23,7 @@ from speechprompt.corpora.source import plain
 from speechprompt.errors import CorpusError, OutputExists
 
 ROW_HASH_MASK = 2**30 - 1
+ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 @dataclass(slots=True)
@@ -135,4 +136,4 @@ def _line(name: str, row: Row, prefix: str) -> dict[str, Any]:
 
 def _encoded(line: Mapping[str, Any]) -> bytes:
     # A file name that is no UTF-8 holds lone surrogates; their backslash form is a valid JSON escape.
-    return (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    return (ENCODER.encode(line) + "\n").encode("utf-8", "backslashreplace")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from speechprompt.corpora.manifest_writer import Tally, tallied, write_manifest
 from speechprompt.corpora.protocol import CorpusDescription, CorpusModule, Row
+from speechprompt.corpora.results import CheckReport, PreparedCorpus
 from speechprompt.corpora.source import Source, locate
 from speechprompt.errors import CorpusError, UnknownName, UsageError
 
@@ -65,67 +64,6 @@ def _module(name: str) -> CorpusModule:
     if name not in MODULES:
         raise UnknownName("corpus", name, MODULES)
     return cast(CorpusModule, importlib.import_module(f"speechprompt.corpora.{MODULES[name]}"))
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedCorpus:
-    """What `prepare` wrote: rows per split, files left out, and the lines a user should be told."""
-
-    manifest: Path
-    name: str
-    split_rule: str
-    rows: int
-    splits: Mapping[str, int]
-    slots: Mapping[str, tuple[str, ...]]
-    skipped: int
-    notices: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """A corpus folder against what is published.
-
-    `splits` and `labels` ((split, slot, label)) count rows found; `published_splits` and `published_labels`
-    (slot, label) hold what is published for this rule, where it is known. `skipped_files` names the first of
-    the `skipped` files that are listed but absent or unreadable.
-    """
-
-    name: str
-    root: Path
-    split_rule: str
-    rows: int
-    published_rows: int | None
-    splits: Mapping[str, int]
-    published_splits: Mapping[str, int]
-    labels: Mapping[tuple[str, str, str], int]
-    published_labels: Mapping[tuple[str, str], int]
-    skipped: int
-    skipped_files: tuple[str, ...]
-    notices: tuple[str, ...]
-
-    @property
-    def differences(self) -> tuple[str, ...]:
-        """One line per count that is not the published one; empty when the folder is complete."""
-        lines = []
-        if self.skipped:
-            lines.append(f"{self.skipped} files are missing or unreadable, first: {self.skipped_files[0]}")
-        if self.published_rows not in (None, self.rows):
-            lines.append(f"{self.rows} of {self.published_rows} utterances")
-        for split, published in self.published_splits.items():
-            if self.splits.get(split, 0) != published:
-                lines.append(f"{split}: {self.splits.get(split, 0)} of {published} utterances")
-        found: Counter[tuple[str, str]] = Counter()
-        for (_, slot, label), rows in self.labels.items():
-            found[slot, label] += rows
-        for (slot, label), published in self.published_labels.items():
-            if found[slot, label] != published:
-                lines.append(f"{slot} {label}: {found[slot, label]} of {published} utterances")
-        return tuple(lines)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every published count was met and nothing was missing."""
-        return not self.differences
 
 
 def open_corpus(

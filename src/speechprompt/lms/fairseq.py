@@ -37,7 +37,7 @@ def load_gslm(path: str | Path, dictionary: str | Path | None = None) -> GslmFor
 def gslm_from_tree(tree: Any, symbols: list[str], source: str) -> GslmForCausalLM:
     """Build the model from a checkpoint's tree; `source` names it in errors."""
     tensors = model_tensors(tree, source)
-    config = _config(tensors, symbols, _heads(tree), source)
+    config = _config(tree, tensors, symbols, source)
     model = GslmForCausalLM(config)
     try:
         model.load_state_dict(_renamed(tensors, source), strict=True)
@@ -59,35 +59,46 @@ def model_tensors(tree: Any, source: str) -> dict[str, Tensor]:
     }
 
 
-def _config(tensors: Mapping[str, Tensor], symbols: list[str], heads: int | None, source: str) -> GslmConfig:
+def _config(tree: Any, tensors: Mapping[str, Tensor], symbols: list[str], source: str) -> GslmConfig:
     try:
-        entries, width = tensors["decoder.embed_tokens.weight"].shape
-        inner = tensors["decoder.layers.0.fc1.weight"].shape[0]
+        entries, width, layers, inner = trunk_sizes(tensors)
     except (KeyError, ValueError):
         raise CheckpointError(f"{source} is not a GSLM: embeddings or first layer are missing") from None
     if entries != len(symbols) + 4:
         raise CheckpointError(
             f"{source} has {entries} embeddings but its dictionary {len(symbols)} symbols and 4 special ids"
         )
-    numbers = [int(m[1]) for name in tensors if (m := re.match(r"decoder\.layers\.(\d+)\.", name))]
     identity = symbols == [str(unit) for unit in range(len(symbols))]
     return GslmConfig(
         vocab_size=entries,
         hidden_size=width,
-        num_hidden_layers=max(numbers) + 1,
-        num_attention_heads=heads or max(1, width // HEAD_WIDTH),
+        num_hidden_layers=layers,
+        num_attention_heads=attention_heads(tree, width),
         intermediate_size=inner,
         symbols=None if identity else symbols,
     )
 
 
-def _heads(tree: Any) -> int | None:
-    """Attention heads as the checkpoint's options state them, in the old or the new layout."""
-    for options in (_member(_member(tree, "cfg"), "model"), _member(tree, "args")):
-        heads = _member(options, "decoder_attention_heads")
-        if isinstance(heads, int):
-            return heads
+def option(tree: Any, name: str, part: str = "model") -> Any:
+    """An option as the checkpoint states it: `cfg.<part>.<name>`, in the older layout `args.<name>`, or None."""
+    for options in (_member(_member(tree, "cfg"), part), _member(tree, "args")):
+        value = _member(options, name)
+        if value is not None:
+            return value
     return None
+
+
+def attention_heads(tree: Any, width: int) -> int:
+    """Attention heads as the options state them; without options, those of every published model."""
+    heads = option(tree, "decoder_attention_heads")
+    return heads if isinstance(heads, int) else max(1, width // HEAD_WIDTH)
+
+
+def trunk_sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int, int, int]:
+    """Embeddings, width, layers and inner width. KeyError or ValueError when the tensors are not a decoder's."""
+    entries, width = tensors["decoder.embed_tokens.weight"].shape
+    numbers = [int(m[1]) for name in tensors if (m := re.match(r"decoder\.layers\.(\d+)\.", name))]
+    return entries, width, max(numbers) + 1, tensors["decoder.layers.0.fc1.weight"].shape[0]
 
 
 def _member(thing: Any, name: str) -> Any:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
-from speechprompt.lms.transformer import Decoder, SinusoidalPositions
+from speechprompt.lms.transformer import (
+    Decoder,
+    SinusoidalPositions,
+    cache_mask,
+    initialise,
+    unit_positions,
+)
 
 
 class GslmConfig(PreTrainedConfig):
@@ -76,19 +80,8 @@ class GslmForCausalLM(PreTrainedModel, GenerationMixin):
         self.embed_scale = math.sqrt(width)
         self.post_init()  # type: ignore[no-untyped-call]
 
-    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Embedding):
-            init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
-            if module.padding_idx is not None:
-                init.zeros_(module.weight[module.padding_idx])
-        elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
+        initialise(module)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The embedding table (V,D)."""
@@ -110,13 +103,6 @@ class GslmForCausalLM(PreTrainedModel, GenerationMixin):
         """Rows (B,N,D) that enter the first layer."""
         x: Tensor = self.embed_tokens(input_ids) * self.embed_scale
         return x + self.positions(positions, x)
-
-    def _positions(self, attention_mask: Tensor | None, rows: int, width: int, seen: int) -> Tensor:
-        first = int(self.config.pad_token_id) + 1
-        if attention_mask is None:
-            return torch.arange(first + seen, first + seen + width, device=self.device).expand(rows, -1)
-        mask = attention_mask.long()
-        return (mask.cumsum(1) * mask + first - 1)[:, -width:]
 
     def forward(
         self,
@@ -140,12 +126,11 @@ class GslmForCausalLM(PreTrainedModel, GenerationMixin):
         seen = past_key_values.get_seq_length() if past_key_values is not None else 0
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        if position_ids is not None:
-            positions = position_ids + int(self.config.pad_token_id) + 1
-        else:
-            positions = self._positions(attention_mask, x.shape[0], x.shape[1], seen)
+        if position_ids is None:
+            position_ids = unit_positions(attention_mask, x.shape[1], seen, x.device)
+        positions = position_ids + int(self.config.pad_token_id) + 1
         x = x * self.embed_scale + self.positions(positions, x)
-        mask = _cache_mask(attention_mask, x.shape[1], seen, x.device)
+        mask = cache_mask(attention_mask, x.shape[1], seen, x.device)
         states = list(self.decoder.states(x, past_key_values, mask))
         hidden = self.decoder.layer_norm(states[-1])
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -160,22 +145,6 @@ class GslmForCausalLM(PreTrainedModel, GenerationMixin):
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(*states[:-1], hidden) if output_hidden_states else None,
         )
-
-
-def _cache_mask(attention_mask: Tensor | None, width: int, seen: int, device: torch.device) -> Tensor | None:
-    """Causal and padding rule (1 or B, 1, N, seen+N) bool; None where plain causal attention is the same."""
-    padded = attention_mask is not None and not bool(attention_mask.all())
-    if not padded and (seen == 0 or width == 1):
-        # a single query sees every key, which `is_causal` (off for one query) also gives
-        return None
-    columns = torch.arange(seen + width, device=device)
-    mask = (columns <= torch.arange(seen, seen + width, device=device)[:, None])[None, None]
-    if padded:
-        assert attention_mask is not None
-        mask = mask & attention_mask[:, None, None].bool()
-        # a padded query sees itself, or softmax over nothing would be NaN
-        mask = mask | (columns == torch.arange(seen, seen + width, device=device)[:, None])
-    return mask
 
 
 AutoConfig.register("gslm", GslmConfig)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import initialization as init
 
 
 class Memory(Protocol):
@@ -138,3 +139,43 @@ class SinusoidalPositions:
         table = torch.cat([angles.sin(), angles.cos()], 1)
         table[self.padding_id] = 0
         return table
+
+
+def unit_positions(attention_mask: Tensor | None, width: int, seen: int, device: torch.device) -> Tensor:
+    """Position of each of `width` new rows, (1 or B, width): 0 for the first valid one, -1 for padding."""
+    if attention_mask is None:
+        return torch.arange(seen, seen + width, device=device)[None]
+    mask = attention_mask.long()
+    return (mask.cumsum(1) * mask - 1)[:, -width:]
+
+
+def cache_mask(attention_mask: Tensor | None, width: int, seen: int, device: torch.device) -> Tensor | None:
+    """Causal and padding rule (1 or B, 1, N, seen+N) bool; None where plain causal attention is the same."""
+    padded = attention_mask is not None and not bool(attention_mask.all())
+    if not padded and (seen == 0 or width == 1):
+        # a single query sees every key, which `is_causal` (off for one query) also gives
+        return None
+    columns = torch.arange(seen + width, device=device)
+    mask = (columns <= torch.arange(seen, seen + width, device=device)[:, None])[None, None]
+    if padded:
+        assert attention_mask is not None
+        mask = mask & attention_mask[:, None, None].bool()
+        # a padded query sees itself, or softmax over nothing would be NaN
+        mask = mask | (columns == torch.arange(seen, seen + width, device=device)[:, None])
+    return mask
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """Draw one module's weights as fairseq does: embeddings N(0, 1/D), Xavier projections, identity norms."""
+    if isinstance(module, nn.Embedding):
+        init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
+        if module.padding_idx is not None:
+            init.zeros_(module.weight[module.padding_idx])
+    elif isinstance(module, nn.Linear):
+        init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        init.ones_(module.weight)
+        init.zeros_(module.bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ PROMPT_BUDGET = 150_000
 LONGEST_DEFAULT_PROMPT = 20
 
 RecipeName = Literal["default", "paper"]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class TrainingOptions(BaseModel):
@@ -40,10 +41,10 @@ class TrainingOptions(BaseModel):
     )
     loss: Literal["labels", "published"] = Field("labels", description="over the labels, or the reference's")
     optimiser: Literal["adamw", "published"] = Field("adamw", description="AdamW, or the reference's Adam")
-    learning_rate: float | Literal["find"] = Field(
+    learning_rate: Rate | Literal["find"] = Field(
         5e-3, description="of prompt and separator; 'find' runs a range test"
     )
-    verbalizer_learning_rate: float | None = Field(None, description="of the verbalizer; the same by default")
+    verbalizer_learning_rate: Rate | None = Field(None, description="of the verbalizer; the same by default")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="after the warm-up")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     batch_size: int = Field(64, ge=1)

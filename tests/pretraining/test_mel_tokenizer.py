@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechprompt.errors import TrainingError, UsageError
+from speechprompt.pretraining.frames import collect_frames, mfcc, without_speakers
+from speechprompt.pretraining.kmeans import fit_centres, nearest_centres, reservoir
+from speechprompt.pretraining.masked_prediction import (
+    MaskedPredictionOptions,
+    MaskedPredictor,
+    _spans,
+    pretrain_encoder,
+    worn,
+)
+from speechprompt.pretraining.mel_tokenizer import MelTokenizerOptions, pretrain_mel_tokenizer, truncated
+from speechprompt.speech.manifest import Utterance
+from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig
+from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
+
+SIZES = MelEncoderConfig(mels=20, width=16, heads=2, inner=32, kernel=3, layers=2)
+TOY = MaskedPredictionOptions(
+    encoder=SIZES, steps=4, batch_frames=128, crop_frames=40, warmup_steps=2, save_every=2, bf16=False
+)
+
+
+@pytest.fixture
+def utterances(tmp_path: Path) -> list[Utterance]:
+    """Ten clips of a second or less that sweep upwards; the last is too short to hear."""
+    made = []
+    for i in range(10):
+        time = np.arange(4_000 + 1_000 * i if i < 9 else 300) / 16_000
+        wave = 0.3 * np.sin(2 * np.pi * (200 + 60 * i + 900 * time) * time)
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, wave, 16_000)
+        made.append(Utterance(str(i), "train", {}, audio=path, speaker=f"s{i % 2}"))
+    return made
+
+
+def test_frames_are_those_of_the_tokenizer_and_are_collected_once(
+    utterances: list[Utterance], tmp_path: Path
+) -> None:
+    speech = collect_frames(utterances, tmp_path / "frames", mels=20)
+    assert speech.kept.tolist() == list(range(9))
+    assert np.diff(speech.offsets).tolist() == [(len_ - 240) // 320 for len_ in range(4_000, 13_000, 1_000)]
+    for utterance in utterances:
+        assert utterance.audio is not None
+        utterance.audio.unlink()
+    again = collect_frames(utterances, tmp_path / "frames", mels=20)
+    assert np.array_equal(again.values, speech.values)
+    with pytest.raises(TrainingError, match="other clips"):
+        collect_frames(utterances[:3], tmp_path / "frames", mels=20)
+
+
+def test_no_speech_is_refused(utterances: list[Utterance], tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no speech"):
+        collect_frames(utterances[-1:], tmp_path / "frames")
+
+
+def test_mfcc_has_differences_and_takes_a_single_frame(utterances: list[Utterance], tmp_path: Path) -> None:
+    speech = collect_frames(utterances, tmp_path / "frames", mels=20)
+    features = mfcc(speech, 0)
+    assert features.shape == (11, 39)
+    np.testing.assert_allclose(features[5, 13:26], (features[6, :13] - features[4, :13]) / 2, rtol=1e-4)
+    one = replace(speech, offsets=np.array([0, 1]))
+    assert mfcc(one, 0).shape == (1, 39)
+
+
+def test_a_voice_that_only_shifts_cepstra_is_taken_out() -> None:
+    rng = np.random.default_rng(0)
+    said = [rng.standard_normal((5_000, 39)).astype(np.float32) for _ in range(2)]
+    voice = np.zeros(39, np.float32)
+    voice[:13] = 3.0
+    plain, shifted = without_speakers([said[0], said[0] + voice], ["a", "b"])
+    before, after = np.abs(voice).max(), np.abs(plain - shifted).max()
+    assert after < 0.1 * before
+    assert np.array_equal(plain[:, 13:], said[0][:, 13:])
+
+
+@given(st.integers(1, 30), st.lists(st.integers(0, 20), max_size=8))
+def test_a_reservoir_keeps_as_many_frames_as_it_may(size: int, lengths: list[int]) -> None:
+    frames = np.arange(sum(lengths), dtype=np.float32)[:, None]
+    kept = reservoir(iter(np.split(frames, np.cumsum(lengths)[:-1]) if lengths else []), size)
+    assert len(kept) == min(size, sum(lengths))
+    assert len(np.unique(kept)) == len(kept)
+
+
+def test_centres_find_the_clusters() -> None:
+    rng = np.random.default_rng(0)
+    places = np.array([[0, 0], [10, 0], [0, 10]], np.float32)
+    truth = rng.integers(3, size=600)
+    frames = places[truth] + rng.standard_normal((600, 2)).astype(np.float32) * 0.3
+    centres = fit_centres(iter([frames]), 3)
+    ids = nearest_centres(frames, centres)
+    assert all(len(set(ids[truth == place])) == 1 for place in range(3))
+    with pytest.raises(TrainingError, match="fewer"):
+        fit_centres(iter([frames[:2]]), 3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(0, 99))
+def test_only_real_frames_are_hidden_and_worn(lengths: list[int], seed: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        hidden = _spans(real, TOY)
+        frames = torch.randn(*real.shape, 40) * real[..., None]
+        out = worn(frames, real, 0.1, 0.5)
+    assert hidden.any()
+    assert not (hidden & ~real).any()
+    assert not out[~real].any()
+    assert torch.isfinite(out).all()
+
+
+def test_every_tensor_of_the_predictor_learns() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MaskedPredictor(SIZES, 5)
+        real = torch.ones(2, 12, dtype=torch.bool)
+        logits = model(torch.randn(2, 12, 40), real, _spans(real, TOY))
+    logits.logsumexp(-1).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_resumed_equals_uninterrupted(utterances: list[Utterance], tmp_path: Path) -> None:
+    speech = collect_frames(utterances, tmp_path / "frames", mels=20)
+    clusters = [np.arange(n) % 5 for n in np.diff(speech.offsets)]
+    whole = pretrain_encoder(speech, clusters, 5, tmp_path / "whole", TOY)
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(record: object) -> None:
+        if isinstance(record, dict) and record.get("step") == 2 and "accuracy" in record:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pretrain_encoder(speech, clusters, 5, tmp_path / "parts", TOY, progress=stop)
+    resumed = pretrain_encoder(speech, clusters, 5, tmp_path / "parts", TOY)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    with pytest.raises(TrainingError, match="one cluster id a frame"):
+        pretrain_encoder(speech, clusters[:-1], 5, tmp_path / "other", TOY)
+
+
+def test_a_shorter_encoder_is_the_beginning_of_the_longer() -> None:
+    encoder = MelEncoder(SIZES)
+    frames, mask = torch.randn(1, 7, 40), torch.ones(1, 7, dtype=torch.bool)
+    first = encoder.states(encoder.project(encoder.normalise(frames)), mask)[0]
+    torch.testing.assert_close(truncated(encoder, 1)(frames, mask), first)
+
+
+def test_speech_becomes_a_tokenizer_once(utterances: list[Utterance], tmp_path: Path) -> None:
+    options = MelTokenizerOptions(TOY, clusters=6, kept_layers=1, unit_count=7)
+    made = pretrain_mel_tokenizer("toy", utterances, tmp_path / "run", options)
+    assert isinstance(made, MelHubertTokenizer)
+    assert made.unit_count == 7
+    assert (
+        pretrain_mel_tokenizer("toy", utterances, tmp_path / "run", options).fingerprint == made.fingerprint
+    )
+    with pytest.raises(UsageError, match="3 of 2 layers"):
+        pretrain_mel_tokenizer("toy", utterances, tmp_path / "run", replace(options, kept_layers=3))
