@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,8 +236,10 @@ def test_redirects(server: Script, tmp_path: Path) -> None:
         "http://a.org/",
         "http://a.org/x/",
         "",
-    ]
-    + ["http://a.org/%2e%2e/x", "http://a.org/../x"],
+        "http://a.org/%2e%2e/x",
+        "http://a.org/../x",
+        "http://[a.org/x",
+    ],
 )
 def test_addresses_that_are_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadError):
@@ -290,6 +293,19 @@ def test_processes_that_want_the_same_file(server: Script, tmp_path: Path) -> No
         contents = pool.starmap(_fetch_in_process, [(server.url, tmp_path)] * 3)
     assert contents == [CONTENT] * 3
     assert len(server.requests) == 1
+
+
+def test_what_another_process_finished_meanwhile(
+    server: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Waited(downloads.FileLock):  # type: ignore[misc, valid-type]
+        def __enter__(self) -> Any:
+            place(server.url, tmp_path).write_bytes(CONTENT)
+            return super().__enter__()
+
+    monkeypatch.setattr(downloads, "FileLock", Waited)
+    assert fetch(server.url, SHA256, folder=tmp_path).read_bytes() == CONTENT
+    assert server.requests == []
 
 
 def test_published_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,9 @@ def test_a_folder_without_parts_says_what_is_missing(tmp_path: Path) -> None:
         _ = SpokenLM.load(folder).tokenizer
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "lacking", "extra", "shape", "config", "no config"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "truncated", "lacking", "extra", "shape", "config", "no config"]
+)
 def test_damaged_weights_are_never_guessed(tmp_path: Path, damage: str) -> None:
     folder = folder_of(tmp_path)
     weights, config = folder / "lm" / "model.safetensors", folder / "lm" / "config.json"
@@ -113,7 +115,11 @@ def test_damaged_weights_are_never_guessed(tmp_path: Path, damage: str) -> None:
     elif damage == "no config":
         config.unlink()
     else:
-        changed = {"lacking": {}, "extra": {name: tensors[name], "x": torch.ones(1)}, "shape": {name: torch.ones(3)}}
+        changed = {
+            "lacking": {},
+            "extra": {name: tensors[name], "x": torch.ones(1)},
+            "shape": {name: torch.ones(3)},
+        }
         del tensors[name]
         save_file({**tensors, **changed[damage]}, weights, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="lm"):

@@ -50,7 +50,9 @@ def with_garbage(batch: UnitBatch, garbage: int, columns: int = 0) -> UnitBatch:
 
 
 @torch.no_grad()
-def scores(lm: UnitLM, entries: Sequence[TaskPrompt], batch: UnitBatch, rows: Tensor) -> list[dict[str, Tensor]]:
+def scores(
+    lm: UnitLM, entries: Sequence[TaskPrompt], batch: UnitBatch, rows: Tensor
+) -> list[dict[str, Tensor]]:
     """Every row's scores by slot."""
     found: list[dict[str, Tensor]] = [{} for _ in rows]
     for entry in classify(lm, Bank(entries).fold(lm), batch, rows):

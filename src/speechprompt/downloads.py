@@ -129,7 +129,7 @@ def fetch(
     target = place(url, folder)
     if target.is_file():
         return _checked(target, sha256, size)
-    if switch := next((name for name in _OFFLINE if _is_on(name)), None):
+    if switch := offline():
         raise DownloadError(f"{url} is needed but {switch} forbids the network; put the file at {target}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,10 @@ def place(url: str, folder: str | Path | None = None) -> Path:
 
     DownloadError for what is not an http or https url of a file.
     """
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise DownloadError(f"{url} is not an address: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise DownloadError(f"{url} is not an http or https address")
     names = [
@@ -161,8 +164,10 @@ def place(url: str, folder: str | Path | None = None) -> Path:
     return Path(folder or home() / "downloads", parts.hostname, *names)
 
 
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off")
+def offline() -> str | None:
+    """The environment variable that forbids the network now, if one does."""
+    off = ("", "0", "false", "no", "off")
+    return next((name for name in _OFFLINE if os.environ.get(name, "").lower() not in off), None)
 
 
 def _checked(path: Path, sha256: str | None, size: int | None, delete: bool = False) -> Path:

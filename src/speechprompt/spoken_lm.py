@@ -205,7 +205,7 @@ def _hubert(centres: int, device: str) -> UnitTokenizer:
 
 
 def load_unit_lm(folder: Path) -> UnitLM:
-    """A unit LM from a transformers folder: GSLM, or any causal LM over units."""
+    """A unit LM from a transformers folder: GSLM, pGSLM, or any causal LM over units."""
     from speechprompt.lms.gslm_units import GslmUnitLM
 
     config = folder / "config.json"
@@ -215,6 +215,10 @@ def load_unit_lm(folder: Path) -> UnitLM:
         raise CheckpointError(f"{config} is missing or is not a model's configuration") from None
     if kind == "gslm":
         return GslmUnitLM.from_pretrained(folder)
+    if kind == "pgslm":
+        from speechprompt.lms.pgslm_units import PgslmUnitLM
+
+        return PgslmUnitLM.from_pretrained(folder)
     from speechprompt.lms.huggingface import HuggingFaceUnitLM
 
     return HuggingFaceUnitLM.from_pretrained(folder)

@@ -57,3 +57,8 @@ def rewritten(
     rows = [json.loads(line) for line in source.read_text().splitlines()]
     target.write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
     return target
+
+
+def without_slots(header: dict[str, Any]) -> dict[str, Any]:
+    """A header that leaves slots and labels to the rows."""
+    return {key: value for key, value in header.items() if key != "slots"}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cli.material import QUICK, Run, rewritten
+from cli.material import QUICK, Run, rewritten, without_slots
 from speechprompt.prompting import training
 from speechprompt.testing import toy_lm
 
@@ -89,7 +89,7 @@ def test_a_wrong_file_is_a_usage_error(run: Run, units: Path, tmp_path: Path, te
 
 
 def only_one_label(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [rows[0] | {"slots": {}}] + [row | {"labels": {"word": "alpha"}} for row in rows[1:]]
+    return [without_slots(rows[0])] + [row | {"labels": {"word": "alpha"}} for row in rows[1:]]
 
 
 def test_bad_material_is_one_line_and_leaves_nothing(
@@ -101,8 +101,7 @@ def test_bad_material_is_one_line_and_leaves_nothing(
         (units, ("--lm", "tinny"), 2, "spoken LM"),
         (units, ("--device", "abacus"), 2, "--device cpu"),
         (units, ("--init-from", str(tmp_path)), 1, "not a prompt folder"),
-        (units, ("--split-field", "fold"), 1, "fold"),
-        (rewritten(units, tmp_path / "one.jsonl", only_one_label), (), 1, "label"),
+        (rewritten(units, tmp_path / "one.jsonl", only_one_label), (), 1, "one label"),
         (rewritten(units, tmp_path / "twice.jsonl", lambda rows: [*rows, rows[1]]), (), 1, "toy_0000"),
         (
             rewritten(units, tmp_path / "foreign.jsonl", lambda rows: [rows[0] | {"tokenizer": "other"}, *rows[1:]]),

@@ -41,10 +41,14 @@ MORE = {"intermediate_size": 24, "num_key_value_heads": 2, "max_position_embeddi
 SPECIALS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 MODELS = {
     "opt": lambda: OPTForCausalLM(
-        OPTConfig(**SIZES, **SPECIALS, ffn_dim=24, word_embed_proj_dim=16, max_position_embeddings=64, dropout=0.1)
+        OPTConfig(
+            **SIZES, **SPECIALS, ffn_dim=24, word_embed_proj_dim=16, max_position_embeddings=64, dropout=0.1
+        )
     ),
     "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=30, n_embd=16, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=1)
+        GPT2Config(
+            vocab_size=30, n_embd=16, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=1
+        )
     ),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **MORE, **SPECIALS)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, **MORE, **SPECIALS)),
@@ -86,6 +90,14 @@ def test_is_a_unit_lm_and_without_a_prompt_is_the_model(name: str) -> None:
             assert torch.equal(ours, expected)
         bare = lm.model(input_ids=ids).logits[:, 1:]
         assert torch.allclose(logits_of(lm, lm.unit_states(collate(units))), bare, atol=1e-6)
+
+
+def test_the_start_may_share_the_separator_s_id() -> None:
+    lm, units = lm_of("llama"), some_units([5])
+    shared = HuggingFaceUnitLM(lm.model, [29 - i for i in range(UNIT_COUNT)], 1, 1, max_units=40)
+    with torch.no_grad():
+        expected, found = (one.forward(collate(units), None, torch.ones(1, 16)) for one in (lm, shared))
+    assert torch.equal(expected, found)
 
 
 @settings(max_examples=5, deadline=None)
@@ -133,8 +145,12 @@ def test_a_shifted_prefix_of_real_units_is_those_units(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "method", "recipe"),
-    [*((name, "after_projection", "default") for name in MODELS), ("gpt2", "input", "default")]
-    + [("llama", "after_projection", "paper"), ("opt", "input", "paper")],
+    [
+        *((name, "after_projection", "default") for name in MODELS),
+        ("gpt2", "input", "default"),
+        ("llama", "after_projection", "paper"),
+        ("opt", "input", "paper"),
+    ],
 )
 def test_training_changes_what_trains_and_lowers_the_loss(name: str, method: str, recipe: str) -> None:
     lm = lm_of(name)
@@ -214,7 +230,9 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "lm"
     lm_of("qwen2").save_pretrained(folder)
     good = json.loads((folder / "units.json").read_text())
-    hostile = [{**good, "unit_ids": value} for value in ([], [1], [-4, 5], [5, 10**30], "abc", [5, 5], [5.5, 6])]
+    hostile = [
+        {**good, "unit_ids": value} for value in ([], [1], [-4, 5], [5, 10**30], "abc", [5, 5], [5.5, 6])
+    ]
     hostile += [{**good, "max_units": 0}, {**good, "max_units": 10**9}, {**good, "more": 1}, {}, [], None]
     for content in hostile:
         (folder / "units.json").write_text(json.dumps(content))

@@ -78,7 +78,7 @@ def test_the_wrong_lm_or_tokenizer_is_named_on_both_sides(folder: Path) -> None:
         assert part in str(error.value)
     renamed = ToyTokenizer()
     renamed.name = "hubert-base-l6-km100"
-    with pytest.raises(ArtifactError, match="units of toy.*hubert-base-l6-km100"):
+    with pytest.raises(ArtifactError, match=r"units of toy.*hubert-base-l6-km100"):
         Artifact.load(folder, SpokenLM.of_parts("toy@1", renamed, SPOKEN.lm))
 
 
@@ -99,7 +99,9 @@ TENSOR_DAMAGE: dict[str, Callable[[dict[str, Tensor]], object]] = {
     "no rows": lambda t: t.update({"verbalizer.weight": torch.zeros(0, 24)}),
     "nan": lambda t: t["prompt.vectors"].view(-1)[3].fill_(float("nan")),
     "infinite": lambda t: t["verbalizer.weight"].view(-1)[0].fill_(float("inf")),
-    "too large for float32": lambda t: t.update({"prompt.separator": torch.full((16,), 1e300, dtype=torch.float64)}),
+    "too large for float32": lambda t: t.update(
+        {"prompt.separator": torch.full((16,), 1e300, dtype=torch.float64)}
+    ),
     "column": lambda t: t["verbalizer.columns_0"].fill_(5),
     "negative column": lambda t: t["verbalizer.columns_1"].fill_(-1),
     "answer": lambda t: t["verbalizer.answers_0"].fill_(24),
@@ -153,7 +155,9 @@ CONFIG_DAMAGE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", CONFIG_DAMAGE, ids=str)
-def test_a_hostile_configuration_is_an_error_that_names_the_folder(folder: Path, change: dict[str, Any]) -> None:
+def test_a_hostile_configuration_is_an_error_that_names_the_folder(
+    folder: Path, change: dict[str, Any]
+) -> None:
     path = folder / "prompt_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ArtifactError) as error:
@@ -214,7 +218,9 @@ def full_for_safetensors(*_: object, **__: object) -> None:
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
-@pytest.mark.parametrize("failing", ["tensors", "safetensors", "text", "scratch", "first move", "second move"])
+@pytest.mark.parametrize(
+    "failing", ["tensors", "safetensors", "text", "scratch", "first move", "second move"]
+)
 def test_a_full_disk_leaves_the_old_artifact(
     folder: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

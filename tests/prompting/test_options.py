@@ -88,8 +88,18 @@ def test_the_paper_s_numbers() -> None:
     paper = TrainingOptions.of_recipe("paper")
     found = (paper.prompt_length, paper.loss, paper.optimiser, paper.learning_rate, paper.batch_size)
     assert found == (5, "published", "published", 5e-3, 32)
-    assert (paper.prompt_dropout, paper.verbalizer_dropout, paper.patience, paper.by_epoch) == (0.1, 0.1, 1, True)
-    assert (paper.select_by, paper.schedule, paper.warmup, paper.decoding) == ("loss", "constant", 0, "autoregressive")
+    assert (paper.prompt_dropout, paper.verbalizer_dropout, paper.patience, paper.by_epoch) == (
+        0.1,
+        0.1,
+        1,
+        True,
+    )
+    assert (paper.select_by, paper.schedule, paper.warmup, paper.decoding) == (
+        "loss",
+        "constant",
+        0,
+        "autoregressive",
+    )
     assert (paper.initialisation, paper.method, paper.recipe) == ("normal", "before_projection", "paper")
 
 
@@ -118,7 +128,11 @@ def test_wrong_options_are_refused(
 
 
 @settings(max_examples=60)
-@given(layers=st.integers(1, 48), width=st.integers(8, 2048), method=st.sampled_from(["before_projection", "input"]))
+@given(
+    layers=st.integers(1, 48),
+    width=st.integers(8, 2048),
+    method=st.sampled_from(["before_projection", "input"]),
+)
 def test_prompts_keep_to_the_budget(layers: int, width: int, method: str) -> None:
     length = TrainingOptions(method=method).length_for(layers, width)
     each = width if method == "input" else 2 * layers * width
@@ -151,7 +165,9 @@ def test_too_few_utterances_say_nothing_about_temperature() -> None:
     assert fit_temperature(torch.randn(19, 3).log_softmax(1), torch.zeros(19, dtype=torch.int64)) == 1.0
 
 
-SCORED = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.35, 0.5, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40)
+SCORED = st.lists(
+    st.tuples(st.sampled_from([0.1, 0.2, 0.35, 0.5, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40
+)
 
 
 @given(rows=SCORED, bound=st.floats(0, 1))

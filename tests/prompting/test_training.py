@@ -40,7 +40,9 @@ def state(run: Run) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in run.entry.state_dict().items()}
 
 
-def assert_same(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor], within: float = 0) -> None:
+def assert_same(
+    left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor], within: float = 0
+) -> None:
     assert list(left) == list(right)
     for name, tensor in left.items():
         torch.testing.assert_close(tensor, right[name], atol=within, rtol=0, msg=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from speechprompt.cli.application import build
     from speechprompt.cli.failures import end_of
 
+    _print_anything()
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     command = get_command(build(given))
     if COMPLETION_VARIABLE in os.environ:
@@ -30,3 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:
         return end_of(error, debug="--debug" in given)
     return 0
+
+
+def _print_anything() -> None:
+    """Escape what a stream cannot encode, such as file names that are not UTF-8, instead of failing at it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import re
@@ -60,9 +61,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the bootstraps o
 
 def _common() -> list[Parameter]:
     kinds = {
-        "as_json": typer.Option(
-            "--json", help="Print JSON on stdout, nothing else."
-        ),
+        "as_json": typer.Option("--json", help="Print JSON on stdout, nothing else."),
         "quiet": typer.Option("--quiet", "-q", help="No progress, no notices."),
         "debug": typer.Option("--debug", help="Show where an error came from."),
     }
@@ -124,3 +123,12 @@ def free_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_writable(out: Path) -> None:
+    """PermissionError or NotADirectoryError, before any work, when nothing can be written at `out`."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))

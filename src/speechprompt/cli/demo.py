@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from speechprompt.cli.commands import Device, Force, Threads, add_command
+from speechprompt.cli.commands import Device, Force, Threads, add_command, check_writable
 from speechprompt.cli.materials import open_spoken_lm
 from speechprompt.cli.terminal import Terminal, interval, table
 
@@ -43,6 +43,7 @@ def demo(
     from speechprompt.experiments.demo import check_demo_output, run_demo
 
     check_demo_output(out, force)
+    check_writable(out)
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
 
     @contextmanager

@@ -76,13 +76,10 @@ def evaluate(
         )
     *folders, source = things
     spoken_lm, artifacts = open_artifacts([Path(folder) for folder in folders], lm, device, dtype, threads)
-    corpora: dict[tuple[str, ...], Corpus] = {}
     evaluations = []
     for artifact in artifacts:
-        slots = tuple(artifact.config.slots)
-        if slots not in corpora:
-            corpora[slots] = corpus_for(terminal, spoken_lm, source, slots, split, split_field, bool(names))
-        evaluations.append(scored(terminal, spoken_lm, artifact, corpora[slots], split, names, free, seed))
+        corpus = corpus_for(terminal, spoken_lm, artifact, source, split, split_field, bool(names))
+        evaluations.append(scored(terminal, spoken_lm, artifact, corpus, split, names, free, seed))
     comparisons = compared(evaluations, seed)
     if save:
         save_numbers(terminal, artifacts, evaluations)
@@ -108,16 +105,24 @@ def baseline_names(text: str) -> list[str]:
 def corpus_for(
     terminal: Terminal,
     spoken_lm: SpokenLM,
+    artifact: Artifact,
     source: str,
-    slots: Sequence[str],
     split: str,
     split_field: str,
     with_baselines: bool,
 ) -> Corpus:
-    """The source with units, cut down to the splits that scoring needs."""
-    corpus = read_source(source, terminal, slots, split_field)
+    """The source's slots that a prompt answers, with units, cut down to the splits that scoring needs.
+
+    ArtifactError when audio would be encoded by another tokenizer than the prompt was trained with.
+    """
+    from speechprompt.prompting.artifact import check_tokenizer
+
+    corpus = read_source(source, terminal, list(artifact.config.slots), split_field)
     training = [name for name in ("train", "valid") if with_baselines and corpus.split(name)]
-    return encoded(only_splits(corpus, dict.fromkeys([*training, split])), spoken_lm, terminal)
+    corpus = only_splits(corpus, dict.fromkeys([*training, split]))
+    if any(utterance.units is None for utterance in corpus.utterances):
+        check_tokenizer(artifact.config, spoken_lm, artifact.path)
+    return encoded(corpus, spoken_lm, terminal)
 
 
 def scored(

@@ -19,6 +19,7 @@ from speechprompt.cli.commands import (
     SplitName,
     Threads,
     add_command,
+    check_writable,
 )
 from speechprompt.cli.evaluate import Baselines, baseline_names, corpus_for, scored
 from speechprompt.cli.materials import open_artifacts
@@ -63,9 +64,9 @@ def report(
     names = baseline_names(baselines)
     if out.exists() and not force:
         raise OutputExists(out)
+    check_writable(out)
     spoken_lm, [loaded] = open_artifacts([Path(artifact)], lm, device, dtype, threads)
-    slots = tuple(loaded.config.slots)
-    corpus = corpus_for(terminal, spoken_lm, source, slots, split, split_field, bool(names))
+    corpus = corpus_for(terminal, spoken_lm, loaded, source, split, split_field, bool(names))
     evaluation = scored(terminal, spoken_lm, loaded, corpus, split, names, seed=seed)
     section = task_section(loaded, evaluation, spoken_lm.lm, corpus.split(split))
     page = Report(title or loaded.name, (section,), origins(loaded.config, corpus.name, seed))

@@ -21,6 +21,7 @@ from speechprompt.cli.commands import (
     SplitName,
     Threads,
     add_command,
+    check_writable,
     names_of,
 )
 from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source
@@ -102,6 +103,7 @@ def encode(
 
     if out.exists() and not force:
         raise OutputExists(out)
+    check_writable(out)
     corpus = read_source(source, terminal, split_field=split_field)
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)

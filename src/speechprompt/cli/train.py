@@ -23,6 +23,7 @@ from speechprompt.cli.commands import (
     SplitField,
     Threads,
     add_command,
+    check_writable,
     names_of,
 )
 from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source
@@ -100,6 +101,7 @@ def train(
         check_folds_output(out, force)
     else:
         check_output(out, force)
+    check_writable(out)
     corpus = trainable(read_source(source, terminal, chosen, split_field), folds)
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     initial = None if init_from is None else Artifact.load(init_from, spoken_lm)

@@ -35,9 +35,7 @@ def _flag(name: str, field: Any) -> Parameter:
     if field.annotation is bool:
         option = typer.Option(f"--{kebab}/--no-{kebab}", help=shown)
         return flag(name, bool | None, option)
-    option = typer.Option(
-        f"--{kebab}", help=shown, metavar=_kinds(field.annotation), show_default=False
-    )
+    option = typer.Option(f"--{kebab}", help=shown, metavar=_kinds(field.annotation), show_default=False)
     return flag(name, str | None, option)
 
 

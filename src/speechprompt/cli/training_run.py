@@ -14,7 +14,7 @@ from speechprompt.cli.terminal import Progress, Terminal, percent
 if TYPE_CHECKING:
     from speechprompt.prompting.recipes import TrainingOptions
 
-CHECKPOINT, EVENTS = "checkpoint.pt", "events.jsonl"
+CHECKPOINT = "checkpoint.pt"
 
 Listener = Callable[[Mapping[str, Any]], None]
 
@@ -39,6 +39,8 @@ class RunFolder:
     @property
     def events(self) -> Path:
         """A JSON line for every step and evaluation."""
+        from speechprompt.experiments.sections import EVENTS
+
         return self.path / EVENTS
 
     def resume_hint(self) -> str:
@@ -66,7 +68,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Move the event log into the finished output and remove the folder."""
-        self.events.replace(self.out / EVENTS)
+        self.events.replace(self.out / self.events.name)
         self.path.rmdir()
 
 

@@ -5,6 +5,7 @@ Spoken by synthetic voices, and split by voice: no voice is in two splits.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from speechprompt.errors import ArtifactError, OutputExists
+from speechprompt.experiments.sections import EVENTS
 
 if TYPE_CHECKING:
     from speechprompt.evaluation.evaluate import Evaluation
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent.parent / "corpora" / "demo"
 REPORT, PROMPTS = "report.html", "prompts"
-STEPS, FAST_STEPS = 800, 120
+STEPS, FAST_STEPS = 500, 120
 PREDICTED_CLIPS = 3
 
 Update = Callable[[int, int | None, str], None]
@@ -65,7 +67,7 @@ def run_demo(out: Path, spoken_lm: SpokenLM, stage: Stage, fast: bool = False, f
     for slot in corpus.slots:
         folder = out / PROMPTS / slot
         with stage(f"training {slot}") as update:
-            _train(corpus, spoken_lm, slot, FAST_STEPS if fast else STEPS, update).save(folder)
+            _train(corpus, spoken_lm, slot, FAST_STEPS if fast else STEPS, folder, update)
         with stage(f"scoring {slot}") as update:
             update(0, None, "beside majority, n-gram and probe")
             trained[folder] = _scored(corpus, spoken_lm, folder)
@@ -91,13 +93,16 @@ def _encoded(corpus: Corpus, spoken_lm: SpokenLM, update: Update) -> Corpus:
     return encode_corpus(corpus, spoken_lm, listener=lambda done, total: update(done, total, "clips")).corpus
 
 
-def _train(corpus: Corpus, spoken_lm: SpokenLM, slot: str, steps: int, update: Update) -> Artifact:
+def _train(corpus: Corpus, spoken_lm: SpokenLM, slot: str, steps: int, folder: Path, update: Update) -> None:
+    """Train a prompt for one slot and save it with its event log."""
     from speechprompt.prompting.recipes import TrainingOptions
     from speechprompt.prompting.train import train
 
     told = {"loss": "", "valid": ""}
+    events: list[str] = []
 
     def listen(event: Mapping[str, Any]) -> None:
+        events.append(json.dumps(event) + "\n")
         if event["event"] == "step":
             told["loss"] = f"loss {event['loss']:.2f}"
         elif event["event"] == "evaluation":
@@ -109,7 +114,8 @@ def _train(corpus: Corpus, spoken_lm: SpokenLM, slot: str, steps: int, update: U
     options = TrainingOptions(steps=steps)
     artifact = train(corpus.with_slots([slot]), spoken_lm, None, options, listener=listen)
     seconds = round(perf_counter() - started, 3)
-    return replace(artifact, metrics={**artifact.metrics, "training_seconds": seconds})
+    replace(artifact, metrics={**artifact.metrics, "training_seconds": seconds}).save(folder)
+    (folder / EVENTS).write_text("".join(events), encoding="utf-8")
 
 
 def _scored(corpus: Corpus, spoken_lm: SpokenLM, folder: Path) -> tuple[Artifact, Evaluation]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.speech.manifest import Utterance
 
+EVENTS = "events.jsonl"
+"""The event log of a training, in the artifact's folder."""
 CLIP_RATE = 16_000
 LONGEST_CLIP_SECONDS = 10.0
 """Longer clips are left out of a report: it is one file that people mail."""
@@ -78,7 +80,7 @@ def epochs_of(artifact: Artifact) -> tuple[Epoch, ...]:
 
 def _mean_losses(folder: Path | None, steps: Sequence[int]) -> list[float | None]:
     """Mean training loss between each two evaluations; None where there is no event log."""
-    log = None if folder is None else folder / "events.jsonl"
+    log = None if folder is None else folder / EVENTS
     if log is None or not log.is_file():
         return [None] * len(steps)
     events: list[Mapping[str, Any]] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]

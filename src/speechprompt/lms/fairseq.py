@@ -63,7 +63,7 @@ def _config(tree: Any, tensors: Mapping[str, Tensor], symbols: list[str], source
     try:
         entries, width, layers, inner = trunk_sizes(tensors)
     except (KeyError, ValueError):
-        raise CheckpointError(f"{source} is not a GSLM: embeddings or first layer are missing") from None
+        raise CheckpointError(f"{source} is not a GSLM: embeddings or layers are missing") from None
     if entries != len(symbols) + 4:
         raise CheckpointError(
             f"{source} has {entries} embeddings but its dictionary {len(symbols)} symbols and 4 special ids"
@@ -73,7 +73,7 @@ def _config(tree: Any, tensors: Mapping[str, Tensor], symbols: list[str], source
         vocab_size=entries,
         hidden_size=width,
         num_hidden_layers=layers,
-        num_attention_heads=attention_heads(tree, width),
+        num_attention_heads=attention_heads(tree, width, source),
         intermediate_size=inner,
         symbols=None if identity else symbols,
     )
@@ -88,17 +88,22 @@ def option(tree: Any, name: str, part: str = "model") -> Any:
     return None
 
 
-def attention_heads(tree: Any, width: int) -> int:
+def attention_heads(tree: Any, width: int, source: str) -> int:
     """Attention heads as the options state them; without options, those of every published model."""
     heads = option(tree, "decoder_attention_heads")
-    return heads if isinstance(heads, int) else max(1, width // HEAD_WIDTH)
+    heads = heads if isinstance(heads, int) else max(1, width // HEAD_WIDTH)
+    if heads < 1 or width % heads:
+        raise CheckpointError(f"{source} is damaged: a width of {width} does not divide into {heads} heads")
+    return heads
 
 
 def trunk_sizes(tensors: Mapping[str, Tensor]) -> tuple[int, int, int, int]:
     """Embeddings, width, layers and inner width. KeyError or ValueError when the tensors are not a decoder's."""
     entries, width = tensors["decoder.embed_tokens.weight"].shape
-    numbers = [int(m[1]) for name in tensors if (m := re.match(r"decoder\.layers\.(\d+)\.", name))]
-    return entries, width, max(numbers) + 1, tensors["decoder.layers.0.fc1.weight"].shape[0]
+    numbers = {int(m[1]) for name in tensors if (m := re.match(r"decoder\.layers\.(\d+)\.", name))}
+    if numbers != set(range(len(numbers))):
+        raise ValueError("the layers are not numbered from 0 on")
+    return entries, width, len(numbers), tensors["decoder.layers.0.fc1.weight"].shape[0]
 
 
 def _member(thing: Any, name: str) -> Any:

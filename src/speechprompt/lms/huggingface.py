@@ -225,7 +225,9 @@ class HuggingFaceUnitLM:
             )
         x = nn.functional.embedding(ids, self._embeddings())
         if separators is not None:
-            x = torch.where((ids == self.separator_id)[..., None], separators[:, None].to(x.dtype), x)
+            placed = ids == self.separator_id
+            placed[:, 0] = False  # the start may have the same id
+            x = torch.where(placed[..., None], separators[:, None].to(x.dtype), x)
         positions = torch.arange(ids.shape[1], device=self.device).expand(rows, -1)
         if shifts is not None:
             positions = positions + shifts[:, None]

@@ -45,6 +45,7 @@ class PgslmOutput(ModelOutput):
 class PgslmForCausalLM(PreTrainedModel):
     """The unit LM: ids (B,N), durations (B,N) and F0 (B,N), already shifted, -> logits of three streams."""
 
+    config: PgslmConfig
     config_class = PgslmConfig
     base_model_prefix = "decoder"
     main_input_name = "input_ids"

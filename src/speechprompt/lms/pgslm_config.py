@@ -44,7 +44,7 @@ class PgslmConfig(PreTrainedConfig):
         units = self.vocab_size - SPECIALS
         self.bos_token_id, self.pad_token_id, self.eos_token_id = units, units + 1, units + 2
         self.loss_weights = self.loss_weights or [1.0, 0.5, 0.0]
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @property
     def unit_count(self) -> int:

@@ -45,7 +45,8 @@ def pgslm_from_tree(tree: Any, source: str) -> PgslmForCausalLM:
         model.load_state_dict(_renamed(tensors), strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{source} is not a pGSLM: {' '.join(str(error).split())}") from None
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def read_f0_edges(path: str | Path, bins: int) -> list[float]:
@@ -81,7 +82,7 @@ def _config(tree: Any, tensors: Mapping[str, Tensor], source: str) -> PgslmConfi
         vocab_size=entries,
         hidden_size=width,
         num_hidden_layers=layers,
-        num_attention_heads=attention_heads(tree, width),
+        num_attention_heads=attention_heads(tree, width, source),
         intermediate_size=inner,
         discrete_duration=sizes[0] is not None,
         discrete_f0=sizes[1] is not None,

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.pgslm_config import PgslmConfig
-from speechprompt.lms.pgslm_streams import SHIFT, f0_edges, stream_ends, streams_of
+from speechprompt.lms.pgslm_streams import SHIFT, f0_edges, streams_of
 from speechprompt.speech.units import Units
 
 if TYPE_CHECKING:
@@ -143,16 +144,20 @@ def _utterances(
         else np.zeros((len(ids), 0))
         for name in ("duration", "f0")
     }
-    f0 = _centres(config)[streams["f0"].astype(np.int64)] if config.discrete_f0 else streams["f0"]
+    f0 = streams["f0"] if not config.discrete_f0 else _centres(config)[streams["f0"].astype(np.int64)]
     found = []
     for i, row in enumerate(ids):
         ends = np.flatnonzero(row == config.eos_token_id)
         count = int(ends[0]) if len(ends) else len(row)
-        found.append(Units(row[:count], streams["duration"][i, :count].astype(np.int64), f0[i, :count]))
+        found.append(
+            Units(
+                row[:count], streams["duration"][i, :count].astype(np.int64), f0[i, :count].astype(np.float32)
+            )
+        )
     return found
 
 
-def _centres(config: PgslmConfig) -> np.ndarray:
+def _centres(config: PgslmConfig) -> NDArray[np.float64]:
     """A value inside each bin: the middle between its edges, at the ends as far out as the neighbour is wide."""
     edges = np.asarray(f0_edges(config))
     middles = (edges[1:] + edges[:-1]) / 2

@@ -85,6 +85,11 @@ def f0_edges(config: PgslmConfig) -> list[float]:
     return config.f0_edges
 
 
+def within(values: Tensor, lengths: Tensor) -> Tensor:
+    """Values (B,N) with zeros behind each utterance, whatever the padding holds."""
+    return torch.where(torch.arange(values.shape[1], device=values.device) < lengths[:, None], values, 0)
+
+
 def shifted(values: Tensor, lengths: Tensor, width: int, ends: tuple[float, float]) -> Tensor:
     """Values (B,N) moved right for a source of `width` rows: padding, start, v1, ..., v_n, padding."""
     padding, start = ends
@@ -104,26 +109,31 @@ def streams_of(config: PgslmConfig, batch: UnitBatch) -> Streams:
     columns = torch.arange(width + 3, device=lengths.device)
     after = columns - lengths[:, None]
     # whole rows: one column more than the source, so that the target is the source one column on
-    units = torch.full((len(batch), width + 3), int(ends["units"][0]), device=lengths.device)
-    units[:, 1 : width + 1] = batch.unit_ids
-    units[:, 0] = config.unit_count
-    units = torch.where(
-        after <= 0, units, torch.where(after == 1, config.unit_count + 2, int(ends["units"][0]))
-    )
-    whole = {"units": units}
-    values = {"duration": read_durations(config, batch.durations), "f0": read_f0(config, batch.f0)}
+    units = _unit_rows(config, within(batch.unit_ids, lengths), after)
+    values = {
+        "duration": read_durations(config, within(batch.durations, lengths)),
+        "f0": read_f0(config, within(batch.f0, lengths)),
+    }
     of_end = {"duration": 0, "f0": read_f0(config, torch.zeros(1)).item()}
+    source, target = {"units": units[:, :-1]}, {"units": units[:, 1:]}
     for name, stream in values.items():
         moved = shifted(stream, lengths, width + 3, ends[name])
-        whole[name] = torch.where(after == 2, of_end[name], moved)
-    beyond = after > 1 + SHIFT
-    padded = {"units": after > 1, "duration": beyond | (columns < SHIFT), "f0": beyond | (columns < SHIFT)}
-    return Streams(
-        {name: stream[:, :-1] for name, stream in whole.items()},
-        {name: stream[:, 1:] for name, stream in whole.items()},
-        {name: at[:, 1:] | at[:, :-1] for name, at in padded.items()},
-        lengths + 2,
-    )
+        source[name] = moved[:, :-1]
+        # the end's own prosody is predicted, but no row is left to read it
+        target[name] = torch.where(after == 1 + SHIFT, of_end[name], moved)[:, 1:]
+    prosody_padded = (after > 1 + SHIFT) | (columns < SHIFT)
+    padded = {"units": after > 1, "duration": prosody_padded, "f0": prosody_padded}
+    masked = {name: at[:, 1:] | at[:, :-1] for name, at in padded.items()}
+    return Streams(source, target, masked, lengths + 2)
+
+
+def _unit_rows(config: PgslmConfig, unit_ids: Tensor, after: Tensor) -> Tensor:
+    """Start, units, end, padding: (B, N+3). UnitsError for a unit that the LM does not know."""
+    if unit_ids.numel() and not 0 <= int(unit_ids.min()) <= int(unit_ids.max()) < config.unit_count:
+        raise UnitsError(f"unit {int(unit_ids.max())} is not among the {config.unit_count} units of this LM")
+    rows = functional.pad(unit_ids, (1, 2), value=config.unit_count)
+    padding, end = config.unit_count + 1, config.unit_count + 2
+    return torch.where(after <= 0, rows, torch.where(after == 1, end, padding))
 
 
 def stream_losses(config: PgslmConfig, logits: Mapping[str, Tensor], streams: Streams) -> StreamLosses:

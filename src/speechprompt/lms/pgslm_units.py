@@ -13,7 +13,7 @@ from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.decoder_units import DecoderUnitLM
 from speechprompt.lms.folders import read_model
 from speechprompt.lms.pgslm import PgslmForCausalLM
-from speechprompt.lms.pgslm_streams import read_durations, read_f0, shifted, stream_ends
+from speechprompt.lms.pgslm_streams import read_durations, read_f0, shifted, stream_ends, within
 
 SeparatorProsody = Literal["last", "start"]
 MissingStreams = Literal["refuse", "neutral"]
@@ -101,5 +101,4 @@ class PgslmUnitLM(DecoderUnitLM):
                     "prosody tokenizer, or load the LM with missing_streams='neutral'"
                 )
             return torch.zeros(batch.unit_ids.shape, device=batch.unit_ids.device)
-        valid = torch.arange(values.shape[1], device=values.device) < batch.lengths[:, None]
-        return torch.where(valid, values, 0)
+        return within(values, batch.lengths)

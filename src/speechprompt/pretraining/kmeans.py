@@ -23,7 +23,7 @@ def fit_centres(clips: Iterator[Features], count: int, frames: int = 300_000, se
         raise TrainingError(
             f"{len(sample)} frames cannot have {count} centres; bring more speech or ask for fewer"
         )
-    model = MiniBatchKMeans(count, batch_size=10_000, n_init=5, max_no_improvement=50, random_state=seed)
+    model = MiniBatchKMeans(count, batch_size=8192, n_init=1, max_iter=6, random_state=seed)
     centres: Features = model.fit(sample).cluster_centers_.astype(np.float32)
     return centres
 

@@ -24,7 +24,7 @@ from speechprompt.tokenizers.mel_encoder import MelEncoder, frame_mask, unit_fea
 from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
 
 _BATCH_FRAMES = 6400
-_CLUSTER_CLIPS, _UNIT_CLIPS = 4000, 5000  # how many clips, drawn at random, k-means hears
+_CLUSTER_CLIPS, _UNIT_CLIPS = 4000, 2500  # how many clips, drawn at random, k-means hears
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _unit_centres(
     if not path.exists():
         clips = _drawn(len(speech), _UNIT_CLIPS, options.seed + 1)
         centres = fit_centres(
-            hidden_frames(encoder, speech, clips), options.unit_count, 300_000, options.seed
+            hidden_frames(encoder, speech, clips), options.unit_count, 150_000, options.seed
         )
         np.save(path, centres)
     return torch.from_numpy(np.load(path))

@@ -102,6 +102,7 @@ class Artifact:
 
         tensors = {name: x.detach().cpu().clone() for name, x in self.entry.state_dict().items()}
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+        (folder / TENSORS).chmod(0o644)  # safetensors keeps it from other users
         text = self.config.model_dump_json(indent=2, by_alias=True)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
         (folder / METRICS).write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
@@ -208,7 +209,9 @@ def save_metrics(artifact: Artifact, metrics: Mapping[str, Any]) -> None:
             unfinished.write_text(text, encoding="utf-8")
             unfinished.replace(artifact.path / name)
         except OSError as error:
-            raise ArtifactError(f"could not write {artifact.path / name}: {error.strerror or error}") from None
+            raise ArtifactError(
+                f"could not write {artifact.path / name}: {error.strerror or error}"
+            ) from None
         finally:
             unfinished.unlink(missing_ok=True)
 

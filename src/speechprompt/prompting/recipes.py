@@ -42,16 +42,16 @@ class TrainingOptions(BaseModel):
     loss: Literal["labels", "published"] = Field("labels", description="over the labels, or the reference's")
     optimiser: Literal["adamw", "published"] = Field("adamw", description="AdamW, or the reference's Adam")
     learning_rate: Rate | Literal["find"] = Field(
-        5e-3, description="of prompt and separator; 'find' runs a range test"
+        2e-2, description="of prompt and separator; 'find' runs a range test"
     )
     verbalizer_learning_rate: Rate | None = Field(None, description="of the verbalizer; the same by default")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="after the warm-up")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(32, ge=1)
     steps: int = Field(2000, ge=1, description="most updates")
-    evaluations: int = Field(20, ge=1, description="how often validation runs within `steps`")
+    evaluations: int = Field(10, ge=1, description="how often validation runs within `steps`")
     by_epoch: bool = Field(False, description="evaluate after every epoch instead")
-    patience: int = Field(6, ge=1, description="evaluations without improvement before stopping")
+    patience: int = Field(4, ge=1, description="evaluations without improvement before stopping")
     select_by: Literal["accuracy", "loss"] = Field("accuracy", description="what makes a checkpoint the best")
     clip_norm: float | None = Field(1.0, gt=0)
     prompt_dropout: float = Field(0.0, ge=0, lt=1)

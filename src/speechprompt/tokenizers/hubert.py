@@ -50,9 +50,8 @@ class HubertTokenizer:
         CheckpointError when centres and model differ in width, UsageError for unknown options.
         """
         if chunking not in get_args(Chunking) or precision not in get_args(Precision):
-            raise UsageError(
-                f"chunking '{chunking}', precision '{precision}': choose of {Chunking}, {Precision}"
-            )
+            known = ", ".join((*get_args(Chunking), *get_args(Precision)))
+            raise UsageError(f"chunking '{chunking}' or precision '{precision}' is unknown; known: {known}")
         self.name, self.precision = name, precision
         self._kmeans = KMeans(centres.cpu())
         width = model.config.hidden_size

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
 
 from speechprompt.checkpoints import read_checkpoint, reading, tensors_of, without_prefix
+from speechprompt.downloads import offline
 from speechprompt.errors import CheckpointError, DownloadError
 
 PUBLISHED_STRIDES = {10: 5, 3: 2, 2: 2}
@@ -50,18 +51,15 @@ def read_fairseq(path: str | Path, layer: int) -> tuple[HubertModel, bool]:
 
     CheckpointError when the file is damaged, no HuBERT, or has fewer layers.
     """
-    tree = read_checkpoint(path)
-    model = _member(tree, "model")
-    if not isinstance(model, Mapping):
-        raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' part")
-    options = _member(_member(tree, "cfg"), "model") or _member(tree, "args")
-    task = _member(_member(tree, "cfg"), "task") or _member(tree, "args")
-    tensors = {_renamed(name): tensor for name, tensor in without_prefix(tensors_of(model)).items()}
-    try:
-        config = _config(tensors, options, layer)
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a HuBERT: {error} is missing or has another shape") from None
-    return build(config, tensors, str(path)), bool(_member(task, "normalize") or False)
+    with reading(path, "a fairseq HuBERT"):
+        tree = read_checkpoint(path)
+        model = _member(tree, "model")
+        if not isinstance(model, Mapping):
+            raise ValueError("it has no 'model' part")
+        options = _member(_member(tree, "cfg"), "model") or _member(tree, "args")
+        task = _member(_member(tree, "cfg"), "task") or _member(tree, "args")
+        tensors = {_renamed(name): tensor for name, tensor in without_prefix(tensors_of(model)).items()}
+        return build(_config(tensors, options, layer), tensors, str(path)), _member(task, "normalize") is True
 
 
 def read_pretrained(name_or_folder: str | Path, layer: int) -> HubertModel:
@@ -80,16 +78,12 @@ def read_pretrained(name_or_folder: str | Path, layer: int) -> HubertModel:
         fields = {name: about[name] for name in CONFIG_FIELDS if name in about}
         config = HubertConfig(**{**fields, "num_hidden_layers": layer})
     weights = _hub_file(name_or_folder, ("model.safetensors", "pytorch_model.bin"))
-    # a model with a head keeps the bare one under `hubert.`
-    tensors = {name.removeprefix("hubert."): tensor for name, tensor in _weights(weights).items()}
-    return build(config, tensors, str(name_or_folder))
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix != ".safetensors":
-        return tensors_of(read_checkpoint(path))
-    with reading(path, "safetensors"):
-        return load_file(path)
+    with reading(weights, "a HuBERT's weights"):
+        tensors = (
+            load_file(weights) if weights.suffix == ".safetensors" else tensors_of(read_checkpoint(weights))
+        )
+        # a model with a head keeps the bare one under `hubert.`
+        return build(config, {name.removeprefix("hubert."): t for name, t in tensors.items()}, str(weights))
 
 
 def _hub_file(name_or_folder: str | Path, names: tuple[str, ...]) -> Path:
@@ -101,7 +95,7 @@ def _hub_file(name_or_folder: str | Path, names: tuple[str, ...]) -> Path:
         raise CheckpointError(f"{name_or_folder} has no {' or '.join(names)}")
     for name in names:
         try:
-            return Path(hf_hub_download(str(name_or_folder), name))
+            return Path(hf_hub_download(str(name_or_folder), name, local_files_only=offline() is not None))
         except RemoteEntryNotFoundError:
             continue
         except (HfHubHTTPError, HFValidationError, OSError) as error:

@@ -1,0 +1,163 @@
+"""Where pitch may be, frame by frame: low-band energy, spectral harmonics, cross-correlation peaks.
+
+The measures are those of YAAPT (Zahorian and Hu 2008, sections II.A to II.C), computed on the band up to 1500 Hz at
+4 kHz for all frames of a batch at once. Sizes follow pGSLM's call: frames of 20 (40, 25) ms every 5 ms.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.signal import firwin
+from torch import Tensor
+from torch.nn import functional
+
+LOWEST, HIGHEST = 60.0, 400.0
+"""Range of F0 in Hz."""
+
+RATE = 4000
+"""Samples per second behind the band-pass; a hop of 5 ms is 20 of them."""
+HOP = 20
+TAPS = 151
+BAND = (50.0, 1500.0)
+
+ENERGY_FRAME, SPECTRUM_FRAME, CORRELATION_FRAME = 80, 160, 100
+ENERGY_FREQUENCIES = 12
+
+SPECTRUM_SIZE = 1024
+HARMONICS = 4
+HARMONIC_WINDOW = 5  # bins on either side: 20 Hz
+PEAK_DISTANCE = 6  # bins: 25 Hz
+SPECTRAL_PEAKS = 4
+
+FINE = 4
+"""Lags per sample: correlations are read at 16 kHz."""
+CORRELATION_SIZE = 128
+CORRELATION_PEAKS = 3
+
+
+@cache
+def _band_pass(sample_rate: int) -> Tensor:
+    taps = firwin(TAPS, [edge / (sample_rate / 2) for edge in BAND], pass_zero=False)
+    return torch.from_numpy(np.ascontiguousarray(taps[::-1]).astype(np.float32))
+
+
+def low_band(waveforms: Tensor, lengths: Tensor, sample_rate: int) -> Tensor:
+    """The band up to 1500 Hz of waveforms (B,S), at 4 kHz: (B, S/step); zero behind each clip's `lengths` (B,)."""
+    step = sample_rate // RATE
+    padded = functional.pad(waveforms, (TAPS - 1, 0))
+    kernel = _band_pass(sample_rate).to(waveforms)
+    band = functional.conv1d(padded[:, None], kernel[None, None], stride=step)[:, 0]
+    places = torch.arange(band.shape[1], device=band.device)
+    return torch.where(places * step < lengths[:, None], band, 0)
+
+
+def frames_of(band: Tensor, width: int, count: int) -> Tensor:
+    """Frames (B,count,width) every 5 ms from the first sample on; zeros beyond the end."""
+    needed = (count - 1) * HOP + width
+    band = functional.pad(band, (0, max(0, needed - band.shape[1])))
+    return band.unfold(1, width, HOP)[:, :count]
+
+
+def low_frequency_energy(band: Tensor, count: int) -> Tensor:
+    """Sum of spectral magnitudes between 2 x 60 and 400 Hz of each 20 ms frame, (B,T)."""
+    times = torch.arange(ENERGY_FRAME, device=band.device, dtype=band.dtype)
+    window = torch.hann_window(ENERGY_FRAME + 1, periodic=False, device=band.device)[:-1]
+    frequencies = torch.linspace(2 * LOWEST, HIGHEST, ENERGY_FREQUENCIES, device=band.device)
+    angles = 2 * torch.pi * times[:, None] * frequencies / RATE
+    basis = torch.cat([angles.cos(), angles.sin()], 1) * window[:, None]
+    cosines, sines = (frames_of(band, ENERGY_FRAME, count) @ basis).chunk(2, -1)
+    return torch.hypot(cosines, sines).sum(-1)
+
+
+def spectral_candidates(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Frequencies in Hz and merits (M,4) with energy at their first four multiples, of frames (M,160).
+
+    Frequency 0 where no multiple stands out or too many do; merit is relative to the frame's best.
+    """
+    window = torch.kaiser_window(SPECTRUM_FRAME, periodic=False, beta=0.5, device=frames.device)
+    weighted = frames * window
+    weighted = weighted - weighted.mean(1, keepdim=True)
+    magnitudes = torch.fft.rfft(weighted, SPECTRUM_SIZE).abs()
+    harmonics = _harmonic_sum(magnitudes)
+    width = RATE / SPECTRUM_SIZE
+    low, high = _bin(LOWEST) + 1 - PEAK_DISTANCE, _bin(HIGHEST) + PEAK_DISTANCE
+    ranged = harmonics[:, low : high + 1]
+    ranged = ranged / ranged.amax(1, keepdim=True).clamp(min=1e-14)
+    mean = ranged.mean(1, keepdim=True)
+    peak = functional.max_pool1d(ranged[:, None], 2 * PEAK_DISTANCE + 1, 1, PEAK_DISTANCE)[:, 0]
+    isolated = (ranged == peak) & (ranged > 1.25 * mean)
+    isolated[:, :PEAK_DISTANCE] = isolated[:, -PEAK_DISTANCE:] = False
+    merits, places = torch.where(isolated, ranged, 0).topk(SPECTRAL_PEAKS, 1)
+    found = isolated.sum(1, keepdim=True)
+    clear = (mean <= 0.2) & (merits[:, :1] >= 5 * mean) & (found > 0) & (found < SPECTRAL_PEAKS)
+    none = merits == 0
+    places = torch.where(none, places[:, :1], places)
+    merits = torch.where(none, merits[:, :1], merits)
+    return torch.where(clear, (places + low) * width - 1.95, 0), torch.where(clear, merits, 1)
+
+
+def _bin(frequency: float) -> int:
+    return round(frequency * SPECTRUM_SIZE / RATE)
+
+
+def _harmonic_sum(magnitudes: Tensor) -> Tensor:
+    """Product of magnitudes at f, 2f, 3f, 4f (all moved alike by up to 20 Hz), summed over the moves: (M,F)."""
+    highest = _bin(HIGHEST) + 2 * PEAK_DISTANCE
+    lowest = _bin(LOWEST)
+    padded = functional.pad(magnitudes, (HARMONIC_WINDOW, HARMONIC_WINDOW + HARMONICS))
+    total = magnitudes.new_zeros(len(magnitudes), highest + 1)
+    for move in range(2 * HARMONIC_WINDOW + 1):
+        product: Tensor | None = None
+        for r in range(1, HARMONICS + 1):
+            row = padded[:, r * lowest + move : r * highest + move + 1 : r]
+            product = row if product is None else product * row
+        assert product is not None
+        total[:, lowest:] += product
+    return total
+
+
+def correlation_candidates(
+    frames: Tensor, lowest: Tensor, highest: Tensor, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Frequencies in Hz and merits (M,3) of the highest correlation peaks of frames (M,100).
+
+    `lowest`, `highest` (M,) bound the search in Hz. 0 where fewer peaks exceed `threshold`; a peak over 0.9 stands
+    alone.
+    """
+    rate = RATE * FINE
+    first = (rate / highest).long() - 2
+    last = (rate / lowest).long() + 2
+    phi = _normalised_correlation(frames - frames.mean(1, keepdim=True), first, last)
+    lags = torch.arange(phi.shape[1], device=phi.device)
+    inner = phi[:, 1:-1]
+    peaks = (inner > phi[:, :-2]) & (inner >= phi[:, 2:]) & (inner > threshold)
+    peaks = functional.pad(peaks, (1, 1))
+    # peaks stand two fine lags apart
+    peaks &= phi == functional.max_pool1d(phi[:, None], 5, 1, 2)[:, 0]
+    peaks &= (lags >= (first + 2)[:, None]) & (lags <= (last - 2)[:, None])
+    merits, places = torch.where(peaks, phi, 0).topk(CORRELATION_PEAKS, 1)
+    alone = merits[:, :1] > 0.9
+    merits[:, 1:] = torch.where(alone, 0, merits[:, 1:])
+    frequencies = torch.where(merits > 0, rate / (places + 1), 0)
+    return frequencies, merits / merits[:, :1].clamp(min=1)
+
+
+def _normalised_correlation(frames: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Correlation of the first N samples with those `lag` later, divided by both norms; lag in quarter samples."""
+    count, longest = frames.shape[1], int(RATE / LOWEST) + 2
+    kept = count - (last.to(frames.dtype) / FINE).ceil()
+    head = torch.where(torch.arange(count, device=frames.device) < kept[:, None], frames, 0)
+    spectra = torch.fft.rfft(head, CORRELATION_SIZE).conj() * torch.fft.rfft(frames, CORRELATION_SIZE)
+    products = torch.fft.irfft(spectra, CORRELATION_SIZE * FINE)[:, : longest * FINE] * FINE
+    squares = functional.pad(frames.square().cumsum(1), (1, 0))
+    starts = torch.arange(longest + 1, device=frames.device).expand(len(frames), -1)
+    ends = (starts + kept[:, None].long()).clamp(max=count)
+    energies = squares.gather(1, ends) - squares.gather(1, starts.clamp(max=count))
+    left, right = energies[:, :-1, None], energies[:, 1:, None]
+    share = torch.arange(FINE, device=frames.device) / FINE
+    smooth = (left + (right - left) * share).flatten(1)
+    power = head.square().sum(1, keepdim=True)
+    return products / (power * smooth).clamp(min=1e-20).sqrt()
