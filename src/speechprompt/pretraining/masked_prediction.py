@@ -93,13 +93,7 @@ def pretrain_encoder(
         raise TrainingError("masked prediction needs two clips or more, and one cluster id a frame")
     described = {**asdict(options), "clusters": cluster_count, "clips": len(speech)}
     run = RunFolder(folder, described, progress)
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)
-        model = MaskedPredictor(options.encoder, cluster_count)
-    mean, deviation = mean_and_deviation(speech)
-    model.encoder.mean.copy_(torch.from_numpy(mean))
-    model.encoder.deviation.copy_(torch.from_numpy(deviation))
-    model.to(device)
+    model = _new_predictor(speech, cluster_count, options).to(device)
     held_out = list(range(0, len(speech), max(2, min(50, len(speech) // 2))))
     taught = sorted(set(range(len(speech))) - set(held_out))
     crops = [min(int(lengths[i]), options.crop_frames) for i in taught]
@@ -130,6 +124,19 @@ def pretrain_encoder(
     optimise(model, loss_at, evaluate, schedule, run, options.seed, options.bf16)
     model.train(False)
     return model.encoder
+
+
+def _new_predictor(
+    speech: SpeechFrames, cluster_count: int, options: MaskedPredictionOptions
+) -> MaskedPredictor:
+    """An untrained predictor that knows the mean and deviation of the speech."""
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = MaskedPredictor(options.encoder, cluster_count)
+    mean, deviation = mean_and_deviation(speech)
+    model.encoder.mean.copy_(torch.from_numpy(mean))
+    model.encoder.deviation.copy_(torch.from_numpy(deviation))
+    return model
 
 
 def worn(frames: Tensor, real: Tensor, warp: float, wear: float) -> Tensor:

@@ -24,12 +24,12 @@ TAPS = 151
 BAND = (50.0, 1500.0)
 
 ENERGY_FRAME, SPECTRUM_FRAME, CORRELATION_FRAME = 80, 160, 100
-ENERGY_FREQUENCIES = 12
+ENERGY_FREQUENCIES = 24
 
-SPECTRUM_SIZE = 1024
+SPECTRUM_SIZE = 2048
 HARMONICS = 4
-HARMONIC_WINDOW = 5  # bins on either side: 20 Hz
-PEAK_DISTANCE = 6  # bins: 25 Hz
+HARMONIC_WINDOW = 10  # bins on either side: 20 Hz
+PEAK_DISTANCE = 13  # bins: 25 Hz
 SPECTRAL_PEAKS = 4
 
 FINE = 4
@@ -64,8 +64,9 @@ def frames_of(band: Tensor, width: int, count: int) -> Tensor:
 def low_frequency_energy(band: Tensor, count: int) -> Tensor:
     """Sum of spectral magnitudes between 2 x 60 and 400 Hz of each 20 ms frame, (B,T)."""
     times = torch.arange(ENERGY_FRAME, device=band.device, dtype=band.dtype)
-    window = torch.hann_window(ENERGY_FRAME + 1, periodic=False, device=band.device)[:-1]
-    frequencies = torch.linspace(2 * LOWEST, HIGHEST, ENERGY_FREQUENCIES, device=band.device)
+    window = 0.5 - 0.5 * torch.cos(2 * torch.pi * (times + 0.25) / (ENERGY_FRAME + 0.25))
+    width = (HIGHEST - 2 * LOWEST) / ENERGY_FREQUENCIES
+    frequencies = 2 * LOWEST + width * (torch.arange(ENERGY_FREQUENCIES, device=band.device) + 0.5)
     angles = 2 * torch.pi * times[:, None] * frequencies / RATE
     basis = torch.cat([angles.cos(), angles.sin()], 1) * window[:, None]
     cosines, sines = (frames_of(band, ENERGY_FRAME, count) @ basis).chunk(2, -1)
