@@ -10,12 +10,14 @@ import typer
 import speechprompt
 from speechprompt.cli import (
     cache,
+    compare,
     corpora,
     demo,
     evaluate,
     lms,
     predict,
     report,
+    reproduce,
     show,
     sources,
     train,
@@ -39,7 +41,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
     app.callback()(_version)
     demo.register(app)
     train.register(app, with_options="train" in arguments)
-    for group in (evaluate, predict, show, report, sources, corpora, lms, cache):
+    for group in (evaluate, predict, show, report, compare, reproduce, sources, corpora, lms, cache):
         group.register(app)
     return app
 

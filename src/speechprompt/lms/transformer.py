@@ -44,10 +44,31 @@ class Attention(nn.Module):
         q, k, v = self.split(self.q_proj(queries)), self.split(self.k_proj(x)), self.split(self.v_proj(x))
         if memory is not None:
             k, v = memory.update(k, v, layer)
-        causal = mask is None and q.shape[2] > 1
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        mixed = attend(q, k, v, mask)
         projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return projected
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention (B,H,Q,head_dim); `mask` None means causal over equally many keys.
+
+    torch's fused kernel, except in bfloat16 on a CPU, where its backward pass takes three to five times as long
+    as attention written out (benchmarks/attention.py).
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        return attend_written_out(q, k, v, mask)
+    causal = mask is None and q.shape[2] > 1
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def attend_written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same in two matrix products and a softmax."""
+    similar = torch.matmul(q, k.transpose(2, 3)) * q.shape[3] ** -0.5
+    if mask is None and q.shape[2] > 1:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        similar = similar.masked_fill(~mask, float("-inf"))
+    return torch.matmul(similar.softmax(-1), v)
 
 
 class Layer(nn.Module):

@@ -141,6 +141,8 @@ def bits_per_unit(
 def save_unit_lm(model: GslmForCausalLM, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
     """Write config.json and model.safetensors, weights rounded to `dtype`; `model` stays as it is."""
     state = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del state["output_projection.weight"]  # it is the embedding table
     model.save_pretrained(folder, state_dict=state)
 
 

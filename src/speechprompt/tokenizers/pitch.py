@@ -40,7 +40,7 @@ from speechprompt.tokenizers.protocol import Waveform
 PEAK = 0.95
 MARGIN_SECONDS = 0.010
 SAMPLE_RATE = 16000
-BATCH_SECONDS = 8
+BATCH_SECONDS = 4
 
 VOICED_ENERGY, SILENT_ENERGY = 0.75, 0.1
 PEAK_THRESHOLD = 0.25
@@ -111,7 +111,7 @@ def pitch_of(signal: Tensor, lengths: Tensor, valid: Tensor, sample_rate: int) -
     spectral, deviation = _spectral_track(squared, loud, valid)
     pitches, merits = [], []
     for band in (plain, squared):
-        found, merit = _near_spectral(band, spectral, deviation, valid)
+        found, merit = _near_spectral(band, spectral, deviation, energy > SILENT_ENERGY)
         pitches.append(found)
         merits.append(merit)
     pitch, merit = torch.cat(pitches, -1), torch.cat(merits, -1)
@@ -172,17 +172,20 @@ def _averaged(track: Tensor) -> Tensor:
 
 
 def _near_spectral(
-    band: Tensor, spectral: Tensor, deviation: Tensor, valid: Tensor
+    band: Tensor, spectral: Tensor, deviation: Tensor, heard: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Correlation peaks (B,T,3) around the spectral track, their merits weighed by how close they are."""
+    """Correlation peaks (B,T,3) around the spectral track, their merits weighed by how close they are.
+
+    Only in frames that are `heard`; YAAPT also looks for them in silence, and then discards them.
+    """
     reach = 2 * deviation[:, None]
     lowest = (spectral - reach).clamp(min=LOWEST)
     highest = (spectral + reach).clamp(max=HIGHEST)
-    frames = frames_of(band, CORRELATION_FRAME, valid.shape[1])
-    pitch = band.new_zeros(*valid.shape, 3)
+    frames = frames_of(band, CORRELATION_FRAME, heard.shape[1])
+    pitch = band.new_zeros(*heard.shape, 3)
     merit = torch.zeros_like(pitch)
-    pitch[valid], merit[valid] = correlation_candidates(
-        frames[valid], lowest[valid], highest[valid], PEAK_THRESHOLD
+    pitch[heard], merit[heard] = correlation_candidates(
+        frames[heard], lowest[heard], highest[heard], PEAK_THRESHOLD
     )
     away = (pitch - spectral[..., None]).abs() / (5 * deviation[:, None, None])
     return pitch, (1 + MERIT_BOOST) * merit * (1 - away).clamp(min=0)

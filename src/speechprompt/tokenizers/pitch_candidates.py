@@ -14,6 +14,8 @@ from scipy.signal import firwin
 from torch import Tensor
 from torch.nn import functional
 
+from speechprompt.tokenizers.pitch_paths import sliding_maximum
+
 LOWEST, HIGHEST = 60.0, 400.0
 """Range of F0 in Hz."""
 
@@ -28,6 +30,7 @@ ENERGY_FREQUENCIES = 24
 
 SPECTRUM_SIZE = 2048
 HARMONICS = 4
+SPECTRAL_BIAS = 16000 / 8192
 HARMONIC_WINDOW = 10  # bins on either side: 20 Hz
 PEAK_DISTANCE = 13  # bins: 25 Hz
 SPECTRAL_PEAKS = 4
@@ -47,9 +50,12 @@ def _band_pass(sample_rate: int) -> Tensor:
 def low_band(waveforms: Tensor, lengths: Tensor, sample_rate: int) -> Tensor:
     """The band up to 1500 Hz of waveforms (B,S), at 4 kHz: (B, S/step); zero behind each clip's `lengths` (B,)."""
     step = sample_rate // RATE
-    padded = functional.pad(waveforms, (TAPS - 1, 0))
-    kernel = _band_pass(sample_rate).to(waveforms)
-    band = functional.conv1d(padded[:, None], kernel[None, None], stride=step)[:, 0]
+    # one channel a phase: the convolution then runs at the lower rate
+    reach = -(-TAPS // step)
+    padded = functional.pad(waveforms, (reach * step - 1, -waveforms.shape[1] % step + 1))
+    phases = padded[:, : padded.shape[1] // step * step].unflatten(1, (-1, step)).transpose(1, 2)
+    taps = functional.pad(_band_pass(sample_rate).to(waveforms), (reach * step - TAPS, 0))
+    band = functional.conv1d(phases, taps.view(1, reach, step).transpose(1, 2))[:, 0]
     places = torch.arange(band.shape[1], device=band.device)
     return torch.where(places * step < lengths[:, None], band, 0)
 
@@ -76,28 +82,30 @@ def low_frequency_energy(band: Tensor, count: int) -> Tensor:
 def spectral_candidates(frames: Tensor) -> tuple[Tensor, Tensor]:
     """Frequencies in Hz and merits (M,4) with energy at their first four multiples, of frames (M,160).
 
-    Frequency 0 where no multiple stands out or too many do; merit is relative to the frame's best.
+    Frequency 0 where no multiple stands out or too many do; merit is relative to the frame's best. Frequencies are
+    reported one bin of YAAPT's low, as YAAPT does.
     """
     window = torch.kaiser_window(SPECTRUM_FRAME, periodic=False, beta=0.5, device=frames.device)
     weighted = frames * window
-    weighted = weighted - weighted.mean(1, keepdim=True)
-    magnitudes = torch.fft.rfft(weighted, SPECTRUM_SIZE).abs()
-    harmonics = _harmonic_sum(magnitudes)
-    width = RATE / SPECTRUM_SIZE
+    spectra = torch.fft.rfft(weighted - weighted.mean(1, keepdim=True), SPECTRUM_SIZE)
+    # bins come first from here on: the harmonics of all frames are then whole rows
+    squares = torch.view_as_real(spectra.T.contiguous()).square_()
+    harmonics = _harmonic_sum((squares[..., 0] + squares[..., 1]).sqrt_())
     low, high = _bin(LOWEST) + 1 - PEAK_DISTANCE, _bin(HIGHEST) + PEAK_DISTANCE
-    ranged = harmonics[:, low : high + 1]
-    ranged = ranged / ranged.amax(1, keepdim=True).clamp(min=1e-14)
-    mean = ranged.mean(1, keepdim=True)
-    peak = functional.max_pool1d(ranged[:, None], 2 * PEAK_DISTANCE + 1, 1, PEAK_DISTANCE)[:, 0]
-    isolated = (ranged == peak) & (ranged > 1.25 * mean)
-    isolated[:, :PEAK_DISTANCE] = isolated[:, -PEAK_DISTANCE:] = False
-    merits, places = torch.where(isolated, ranged, 0).topk(SPECTRAL_PEAKS, 1)
-    found = isolated.sum(1, keepdim=True)
+    ranged = harmonics[low : high + 1]
+    ranged = ranged / ranged.amax(0).clamp(min=1e-14)
+    mean = ranged.mean(0)
+    isolated = (ranged == sliding_maximum(ranged, PEAK_DISTANCE)) & (ranged > 1.25 * mean)
+    isolated[:PEAK_DISTANCE] = isolated[-PEAK_DISTANCE:] = False
+    found = isolated.sum(0)[:, None]
+    merits, places = (ranged * isolated).T.topk(SPECTRAL_PEAKS, 1)
+    mean = mean[:, None]
     clear = (mean <= 0.2) & (merits[:, :1] >= 5 * mean) & (found > 0) & (found < SPECTRAL_PEAKS)
     none = merits == 0
     places = torch.where(none, places[:, :1], places)
     merits = torch.where(none, merits[:, :1], merits)
-    return torch.where(clear, (places + low) * width - 1.95, 0), torch.where(clear, merits, 1)
+    frequencies = (places + low) * (RATE / SPECTRUM_SIZE) - SPECTRAL_BIAS
+    return torch.where(clear, frequencies, 0), torch.where(clear, merits, 1)
 
 
 def _bin(frequency: float) -> int:
@@ -105,18 +113,15 @@ def _bin(frequency: float) -> int:
 
 
 def _harmonic_sum(magnitudes: Tensor) -> Tensor:
-    """Product of magnitudes at f, 2f, 3f, 4f (all moved alike by up to 20 Hz), summed over the moves: (M,F)."""
-    highest = _bin(HIGHEST) + 2 * PEAK_DISTANCE
-    lowest = _bin(LOWEST)
-    padded = functional.pad(magnitudes, (HARMONIC_WINDOW, HARMONIC_WINDOW + HARMONICS))
-    total = magnitudes.new_zeros(len(magnitudes), highest + 1)
-    for move in range(2 * HARMONIC_WINDOW + 1):
-        product: Tensor | None = None
-        for r in range(1, HARMONICS + 1):
-            row = padded[:, r * lowest + move : r * highest + move + 1 : r]
-            product = row if product is None else product * row
-        assert product is not None
-        total[:, lowest:] += product
+    """Product of magnitudes at f, 2f, 3f, 4f (all moved alike by up to 20 Hz), summed over the moves: (F,M)."""
+    lowest, highest = _bin(LOWEST), _bin(HIGHEST) + 2 * PEAK_DISTANCE
+    total = magnitudes.new_zeros(highest + 1, magnitudes.shape[1])
+    found = total[lowest:]
+    for move in range(-HARMONIC_WINDOW, HARMONIC_WINDOW + 1):
+        one, two, three, four = (
+            magnitudes[r * lowest + move : r * highest + move + 1 : r] for r in range(1, HARMONICS + 1)
+        )
+        found.addcmul_(one * two, three * four)
     return total
 
 
@@ -132,17 +137,16 @@ def correlation_candidates(
     first = (rate / highest).long() - 2
     last = (rate / lowest).long() + 2
     phi = _normalised_correlation(frames - frames.mean(1, keepdim=True), first, last)
-    lags = torch.arange(phi.shape[1], device=phi.device)
-    inner = phi[:, 1:-1]
-    peaks = (inner > phi[:, :-2]) & (inner >= phi[:, 2:]) & (inner > threshold)
-    peaks = functional.pad(peaks, (1, 1))
-    # peaks stand two fine lags apart
-    peaks &= phi == functional.max_pool1d(phi[:, None], 5, 1, 2)[:, 0]
+    lags = torch.arange(2, phi.shape[1] - 2, device=phi.device)
+    inner = phi[:, 2:-2]
+    peaks = (inner > phi[:, 1:-3]) & (inner > phi[:, 3:-1]) & (inner > threshold)
+    peaks &= (inner >= phi[:, :-4]) & (inner >= phi[:, 4:])
     peaks &= (lags >= (first + 2)[:, None]) & (lags <= (last - 2)[:, None])
-    merits, places = torch.where(peaks, phi, 0).topk(CORRELATION_PEAKS, 1)
+    merits, places = (inner * peaks).topk(CORRELATION_PEAKS, 1)
     alone = merits[:, :1] > 0.9
     merits[:, 1:] = torch.where(alone, 0, merits[:, 1:])
-    frequencies = torch.where(merits > 0, rate / (places + 1), 0)
+    # a lag is read one sample long, as YAAPT does
+    frequencies = torch.where(merits > 0, rate / (places + 2 + 1), 0)
     return frequencies, merits / merits[:, :1].clamp(min=1)
 
 
@@ -161,4 +165,4 @@ def _normalised_correlation(frames: Tensor, first: Tensor, last: Tensor) -> Tens
     share = torch.arange(FINE, device=frames.device) / FINE
     smooth = (left + (right - left) * share).flatten(1)
     power = head.square().sum(1, keepdim=True)
-    return products / (power * smooth).clamp(min=1e-20).sqrt()
+    return products.mul_(smooth.mul_(power).clamp_(min=1e-20).rsqrt_())

@@ -13,32 +13,47 @@ from torch.nn import functional
 def best_path(local: Tensor, transition: Tensor, valid: Tensor) -> Tensor:
     """The cheapest sequence of candidates, (B,T) int64, over local costs (B,T,C) and transitions (B,T,C,C).
 
-    `transition[:, t, i, j]` is the cost of going from candidate i of frame t-1 to j of frame t. All prefixes and
-    all suffixes are added up in log2(T) steps of (min, +) products: a frame's candidate is the one through which
-    the cheapest whole path leads.
+    `transition[:, t, i, j]` is the cost of going from candidate i of frame t-1 to j of frame t. Time is cut into
+    blocks of about sqrt(T) frames, which run side by side from every candidate before them; then they are joined. Behind a clip's end a path stays where it is, at no cost.
     """
+    rows, count, candidates = local.shape
     steps = transition + local[:, :, None]
-    candidates = local.shape[-1]
-    inside = valid & functional.pad(valid, (1, 0))[:, :-1]
-    identity = torch.full((candidates, candidates), torch.inf, device=local.device).fill_diagonal_(0)
-    steps = torch.where(inside[:, :, None, None], steps, identity)
-    first = torch.where(valid[:, :1], local[:, 0], 0)[:, None, :, None]
-    forward = (first + _prefixes(steps)).amin(2)
-    after = functional.pad(steps[:, 1:], (0, 0, 0, 0, 0, 1))
-    after[:, -1] = identity
-    backward = _prefixes(after.flip(1).transpose(2, 3)).flip(1).amin(2)
-    return (forward + backward).argmin(-1)
+    steps[:, 0] = local[:, 0, None]
+    steps = torch.where(valid[..., None, None], steps, _identity(candidates, steps))
+    size = max(1, round(count**0.5))
+    blocks = -(-count // size)
+    padded = _identity(candidates, steps).expand(rows, blocks * size - count, -1, -1)
+    steps = torch.cat([steps, padded], 1).view(rows * blocks, size, candidates, candidates)
+    costs, pointers = _run(steps[:, 0], steps[:, 1:])
+    joints, before = _run(steps.new_zeros(rows, 1, candidates), costs.view(rows, blocks, candidates, -1))
+    last = joints[:, 0].argmin(-1)
+    entries = []
+    for pointer in reversed(before):
+        entries.append(last)
+        last = pointer[:, 0].gather(-1, last[:, None])[:, 0]
+    ends = torch.stack(entries[::-1], 1).flatten()
+    starts = torch.stack([last, *entries[:0:-1]], 1).flatten()
+    path = [ends]
+    for pointer in reversed(pointers):
+        # each block goes back along the paths that began where the block before it ends
+        own = pointer.gather(1, starts[:, None, None].expand(-1, 1, candidates))[:, 0]
+        path.append(own.gather(-1, path[-1][:, None])[:, 0])
+    return torch.stack(path[::-1], 1).view(rows, blocks * size)[:, :count]
 
 
-def _prefixes(matrices: Tensor) -> Tensor:
-    """Products m_0 m_1 ... m_t in (min, +) of matrices (B,T,C,C), for every t."""
-    reach = 1
-    while reach < matrices.shape[1]:
-        earlier, later = matrices[:, :-reach], matrices[:, reach:]
-        joined = (earlier[..., None] + later[..., None, :, :]).amin(-2)
-        matrices = torch.cat([matrices[:, :reach], joined], 1)
-        reach *= 2
-    return matrices
+def _identity(candidates: int, like: Tensor) -> Tensor:
+    """The matrix of staying: nothing for the same candidate, infinity for another."""
+    return torch.full((candidates, candidates), torch.inf, device=like.device).fill_diagonal_(0)
+
+
+def _run(costs: Tensor, steps: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Cheapest costs from each of S starts (R,S,C) through steps (R,K,C,C), and where each came from."""
+    pointers = []
+    for k in range(steps.shape[1]):
+        cheapest = (costs[..., None] + steps[:, k, None]).min(2)
+        costs = cheapest.values
+        pointers.append(cheapest.indices)
+    return costs, pointers
 
 
 def median(values: Tensor, width: int) -> Tensor:
@@ -46,6 +61,16 @@ def median(values: Tensor, width: int) -> Tensor:
     margin = width // 2
     windows = functional.pad(values, (margin, margin)).unfold(1, width, 1)
     return windows.sort(-1).values[..., margin]
+
+
+def sliding_maximum(values: Tensor, reach: int) -> Tensor:
+    """Maximum of values (F,M) over 2 * reach + 1 rows around each, -inf beyond the ends."""
+    best, width = functional.pad(values, (0, 0, reach, reach), value=-torch.inf), 1
+    while width < 2 * reach + 1:
+        step = min(width, 2 * reach + 1 - width)
+        best = torch.maximum(best[:-step], best[step:])
+        width += step
+    return best
 
 
 def compressed(values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
