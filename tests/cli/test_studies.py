@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import corpus_trees as trees
 
 from cli.material import Run, write_tone
+from corpora import corpus_trees as trees
 from speechprompt.experiments import reproduce as study
 from speechprompt.prompting.training import train_runs
 
@@ -87,7 +87,7 @@ def reproduce(run: Run, toy: Path, toy_tokenizer: None, roots: Path, tmp_path: P
 
     def call(*arguments: object) -> Any:
         where = ("--roots", roots, "--lm", toy, "--out", tmp_path / "table")
-        return run("reproduce", *arguments, *where, *FEW)
+        return run("reproduce", *where, *FEW, *arguments)
 
     return call
 

@@ -44,7 +44,9 @@ class TrainingOptions(BaseModel):
     learning_rate: Rate | Literal["find"] = Field(
         2e-2, description="of prompt and separator; 'find' runs a range test"
     )
-    verbalizer_learning_rate: Rate | None = Field(None, description="of the verbalizer; the same by default")
+    verbalizer_learning_rate: Rate | None = Field(
+        None, description="of the verbalizer; by default the prompt's, less for a large vocabulary"
+    )
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="after the warm-up")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     batch_size: int = Field(32, ge=1)

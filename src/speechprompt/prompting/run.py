@@ -21,6 +21,11 @@ from speechprompt.speech.buckets import length_buckets
 from speechprompt.speech.manifest import Utterance
 from speechprompt.speech.units import Units
 
+FIRST_RATE = 5e-3
+"""Learning rate until a range test has found another."""
+STEADY_VOCABULARY = 26
+"""Logits that a verbalizer can sum at the prompt's learning rate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Examples:
@@ -92,14 +97,24 @@ class Run:
 
     def _optimiser(self) -> torch.optim.Optimizer:
         options = self.options
-        rate = 5e-3 if options.learning_rate == "find" else options.learning_rate
+        rate = FIRST_RATE if options.learning_rate == "find" else options.learning_rate
         if options.optimiser == "published":
             return PublishedAdam(self.entry.parameters(), rate, (0.9, 0.98), 1e-8)
-        verbalizer = list(self.entry.verbalizer.parameters())
         groups: list[dict[str, Any]] = [{"params": list(self.entry.prompt.parameters()), "lr": rate}]
-        if verbalizer:
-            groups.append({"params": verbalizer, "lr": options.verbalizer_learning_rate or rate})
+        if verbalizer := list(self.entry.verbalizer.parameters()):
+            groups.append({"params": verbalizer, "lr": self._verbalizer_rate(rate)})
         return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=options.weight_decay)
+
+    def _verbalizer_rate(self, rate: float) -> float:
+        """The learnable verbalizer's rate: its own, or the prompt's, smaller for a larger vocabulary.
+
+        It sums V logits, so at one rate its outputs would move in proportion to V: at 2e-2, 104 logits learn and
+        504 diverge.
+        """
+        if self.options.verbalizer_learning_rate is not None:
+            return self.options.verbalizer_learning_rate
+        vocabulary = next(self.entry.verbalizer.parameters()).shape[1]
+        return rate * min(1.0, STEADY_VOCABULARY / vocabulary)
 
     def _epoch_batches(self) -> list[list[int]]:
         """The batches of the current epoch; a function of seed and epoch alone."""
@@ -157,9 +172,8 @@ class Run:
         return norm
 
     def set_learning_rate(self, rate: float) -> None:
-        """Replace the prompt's learning rate (and the verbalizer's, unless it has one of its own)."""
-        own = self.options.verbalizer_learning_rate
-        self._base_rates = [rate if i == 0 or own is None else own for i in range(len(self._base_rates))]
+        """Replace the prompt's learning rate, and the verbalizer's unless it has one of its own."""
+        self._base_rates = [rate, *(self._verbalizer_rate(rate) for _ in self._base_rates[1:])]
 
     def judge(self, accuracy: float, loss: float) -> bool:
         """Note a validation; keep the state if it is the best so far, and say so. Sets `finished`."""
