@@ -31,11 +31,17 @@ def main() -> None:
             sizes = ((length, width), (length + prefix, width), (length + prefix, width))
             q, k, v = (torch.randn(rows, heads, *size).to(dtype).requires_grad_() for size in sizes)
             for gradients in (True, False):
-                fused = milliseconds(lambda q=q, k=k, v=v, m=mask: scaled_dot_product_attention(q, k, v, m), gradients)
-                written = milliseconds(lambda q=q, k=k, v=v, m=mask: attend_written_out(q, k, v, m), gradients)
+                fused = milliseconds(
+                    lambda q=q, k=k, v=v, m=mask: scaled_dot_product_attention(q, k, v, m), gradients
+                )
+                written = milliseconds(
+                    lambda q=q, k=k, v=v, m=mask: attend_written_out(q, k, v, m), gradients
+                )
                 name = f"{rows}x{heads}x{length}+{prefix}x{width}"
                 kind = str(dtype).removeprefix("torch.")
-                print(f"{name:24s} {kind:9s} {gradients!s:9s} {fused:8.1f} {written:8.1f} {fused / written:6.2f}")
+                print(
+                    f"{name:24s} {kind:9s} {gradients!s:9s} {fused:8.1f} {written:8.1f} {fused / written:6.2f}"
+                )
 
 
 def milliseconds(work: Callable[[], Tensor], gradients: bool, repeats: int = 5) -> float:

@@ -85,7 +85,9 @@ def measure(name: str, plain: GslmUnitLM, fast: GslmUnitLM, repeats: int) -> dic
     naive = NaivePromptedGslm(plain.model, copy.deepcopy(entry))
     source = naive_source(units[:BATCH], plain)
     ours_step = cpu_seconds(lambda: train_step(fast, [run]), repeats)
-    naive_step = cpu_seconds(lambda: naive_train_step(naive, source, targets[:BATCH, 0]), max(1, repeats // 2))
+    naive_step = cpu_seconds(
+        lambda: naive_train_step(naive, source, targets[:BATCH, 0]), max(1, repeats // 2)
+    )
     bank = Bank([copy.deepcopy(entry)]).fold(fast)
     ours_predict = cpu_seconds(lambda: ours_scores(fast, bank, batch_units), repeats) / BATCH
     single = [naive_source([row], plain) for row in units[:8]]
@@ -182,7 +184,10 @@ def agreement(plain: GslmUnitLM, fast: GslmUnitLM, entry: Any, units: list[Units
     top = scores[0].topk(2, -1).values
     clear = (top[:, 0] - top[:, 1]) > MARGIN
     same = scores[0].argmax(-1) == scores[1].argmax(-1)
-    return {"same predictions where clear": float(same[clear].float().mean()), "clear": float(clear.float().mean())}
+    return {
+        "same predictions where clear": float(same[clear].float().mean()),
+        "clear": float(clear.float().mean()),
+    }
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def main(folder: str | None = None, steps: int = 300) -> float:
     corpus = Corpus.from_folder(folder) if folder else demo_corpus().with_slots(["command"])
     artifact = train(corpus, lm, options=TrainingOptions(steps=steps))
 
-    result = evaluate(lm, artifact, corpus, split="test", baselines=["majority", "ngram"])
+    result = evaluate(lm, artifact, corpus, split="test", baselines=["majority", "n-gram"])
     accuracy = result.numbers.accuracy
     print(f"test accuracy {accuracy.estimate:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]")
     for baseline in result.baselines:

@@ -79,7 +79,7 @@ def test_the_paper_s_recipe_learns_to_answer_freely() -> None:
 
 
 def test_baselines_are_scored_on_the_same_rows() -> None:
-    found = evaluate(SPOKEN, trained(), CORPUS, baselines=("majority", "ngram"))
+    found = evaluate(SPOKEN, trained(), CORPUS, baselines=("majority", "n-gram"))
     assert [score.name for score in found.baselines] == ["majority", "n-gram"]
     accuracy = found.numbers.accuracy.estimate
     for score in found.baselines:

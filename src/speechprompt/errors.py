@@ -1,18 +1,18 @@
 """Every error that users can meet, as one tree.
 
-    SpeechPromptError              anything this package refuses to do; the message says what, where, what next
-    ├── UsageError                 the call is wrong: an unknown name, options that exclude each other   (exit 2)
-    │   └── UnknownName            a name that does not exist, with the nearest ones
-    └── WorkError                  the call is right, the material is not                                (exit 1)
-        ├── AudioError             a file that cannot be decoded, is empty, too long or not a number
-        ├── CorpusError            a manifest, folder or split that contradicts itself
-        ├── UnitsError             units that the tokenizer or LM does not know
-        ├── CheckpointError        a model file that is truncated, foreign or unsafe
-        ├── DownloadError          a file that could not be fetched or whose hash is wrong
-        ├── ArtifactError          a prompt folder that is damaged or was trained on another spoken LM
-        ├── TrainingError          training that cannot start or diverged
-        ├── OutputExists           a path that would be overwritten without `--force`
-        └── MissingExtra           an optional dependency that is not installed
+SpeechPromptError              anything this package refuses to do; the message says what, where, what next
+├── UsageError                 the call is wrong: an unknown name, options that exclude each other   (exit 2)
+│   └── UnknownName            a name that does not exist, with the nearest ones
+└── WorkError                  the call is right, the material is not                                (exit 1)
+    ├── AudioError             a file that cannot be decoded, is empty, too long or not a number
+    ├── CorpusError            a manifest, folder or split that contradicts itself
+    ├── UnitsError             units that the tokenizer or LM does not know
+    ├── CheckpointError        a model file that is truncated, foreign or unsafe
+    ├── DownloadError          a file that could not be fetched or whose hash is wrong
+    ├── ArtifactError          a prompt folder that is damaged or was trained on another spoken LM
+    ├── TrainingError          training that cannot start or diverged
+    ├── OutputExists           a path that would be overwritten without `--force`
+    └── MissingExtra           an optional dependency that is not installed
 """
 
 from __future__ import annotations

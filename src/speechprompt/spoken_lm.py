@@ -95,13 +95,15 @@ class SpokenLM:
     ) -> SpokenLM:
         """Find a spoken LM: a bundled or published name (with or without `@version`), or a folder.
 
+        A name wins over a folder of that name; write `./tiny` (or pass a Path) for the folder.
+
         `dtype` is what the unit LM computes in; `auto` takes bfloat16 where `prefers_bfloat16` says that it
         pays. UnknownName for a name that is none of these, CheckpointError for a damaged folder, UsageError
         for a version that is not installed. Downloads a published model at first use.
         """
-        if Path(name_or_path).is_dir():
-            return cls._from_folder(Path(name_or_path), device, dtype)
         name, _, version = str(name_or_path).partition("@")
+        if Path(name_or_path).is_dir() and (isinstance(name_or_path, Path) or name not in known_names()):
+            return cls._from_folder(Path(name_or_path), device, dtype)
         if (BUNDLED / name / DESCRIPTION).is_file():
             found = cls._from_folder(BUNDLED / name, device, dtype)
             if version and found.name != str(name_or_path):

@@ -40,7 +40,7 @@ def test_evaluate_gives_the_numbers_of_the_library(run: Run, toy: Path, units: P
         for baseline in baselines:
             baseline.pop("seconds")
     assert found == timeless
-    assert [baseline["name"] for baseline in found["baselines"]] == ["majority", "n-gram", "linear probe"]
+    assert [baseline["name"] for baseline in found["baselines"]] == ["majority", "n-gram", "probe"]
 
 
 def test_two_prompts_are_compared(run: Run, toy: Path, units: Path, trained: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_predict_tells_two_prompts_of_one_name_apart(
 
 def test_report_is_one_file_with_clips(run: Run, toy: Path, clips: Path, pitch: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    command = ("report", pitch, clips, "--lm", toy, "--out", out, "--baselines", "majority,ngram", "--quiet")
+    command = ("report", pitch, clips, "--lm", toy, "--out", out, "--baselines", "majority,n-gram", "--quiet")
     ran = run(*command, "--json")
     assert (ran.code, ran.err) == (0, "")
     page = out.read_text()

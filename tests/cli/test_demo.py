@@ -42,7 +42,7 @@ def test_demo_ends_in_a_report(
     assert {Path(prompt).name for prompt in document["prompts"]} == set(small.slots)
     assert len(document["predictions"]) == demo.PREDICTED_CLIPS
     for evaluation in document["prompts"].values():
-        assert [b["name"] for b in evaluation["baselines"]] == ["majority", "n-gram", "linear probe"]
+        assert [b["name"] for b in evaluation["baselines"]] == ["majority", "n-gram", "probe"]
     page = (out / "report.html").read_text()
     assert all(slot in page for slot in small.slots)
     assert "data:audio/flac" in page

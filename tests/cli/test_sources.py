@@ -78,7 +78,7 @@ def test_baseline_needs_no_lm_for_units_of_another_tokenizer(
     assert "no probe" in ran.err
     assert [b["name"] for b in ran.document["baselines"]] == ["majority", "n-gram"]
     whole = run("baseline", units, "--lm", toy, "--slots", "word", "--json", "--quiet").document
-    assert [b["name"] for b in whole["baselines"]] == ["majority", "n-gram", "linear probe"]
+    assert [b["name"] for b in whole["baselines"]] == ["majority", "n-gram", "probe"]
     assert whole["baselines"][1]["accuracy"] == ran.document["baselines"][1]["accuracy"]
 
 

@@ -37,7 +37,7 @@ Things = Annotated[
 ]
 Baselines = Annotated[
     str,
-    typer.Option("--baselines", metavar="A,B|none", help="Any of majority, ngram, probe; or none."),
+    typer.Option("--baselines", metavar="A,B|none", help="Any of majority, n-gram, probe; or none."),
 ]
 
 
@@ -53,7 +53,7 @@ def evaluate(
     free: Annotated[
         bool, typer.Option("--free", help="Also decode freely, over all units: an answer may be no label.")
     ] = False,
-    baselines: Baselines = "majority,ngram,probe",
+    baselines: Baselines = "majority,n-gram,probe",
     save: Annotated[
         bool, typer.Option("--save", help="Keep the numbers in the prompt's metrics.json and README.md.")
     ] = False,

@@ -123,7 +123,7 @@ def _evaluate(spoken_lm: SpokenLM, artifact: Artifact, corpus: Corpus, number: i
 
     slots = list(artifact.config.slots)
     found = evaluate(spoken_lm, artifact, corpus, "test", baselines=())
-    return found, run_baselines(spoken_lm, corpus, slots, "test", ["ngram"])[0]
+    return found, run_baselines(spoken_lm, corpus, slots, "test", ["n-gram"])[0]
 
 
 def _pooled(evaluations: Sequence[tuple[Evaluation, Any]]) -> Pooled:

@@ -42,7 +42,7 @@ def report(
     source: Source,
     out: Out,
     split: SplitName = "test",
-    baselines: Baselines = "majority,ngram,probe",
+    baselines: Baselines = "majority,n-gram,probe",
     title: Annotated[
         str | None, typer.Option("--title", metavar="TEXT", help="By default the prompt's name.")
     ] = None,

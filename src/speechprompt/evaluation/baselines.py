@@ -153,7 +153,7 @@ class LinearProbe:
     Without valid the middle of `strengths` is taken. A feature that never varies is left at zero.
     """
 
-    name = "linear probe"
+    name = "probe"
 
     def __init__(self, strengths: Sequence[float] = PROBE_STRENGTHS) -> None:
         self._strengths = tuple(strengths)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.spoken_lm import SpokenLM
 
-BASELINES = ("majority", "ngram", "probe")
+BASELINES = ("majority", "n-gram", "probe")
 PROBE_BATCH = 64
 
 Notice = Callable[[str], None]
@@ -189,7 +189,7 @@ def run_baselines(
     results = []
     for name in names:
         inputs = {part: _inputs(name, spoken_lm, rows) for part, rows in parts.items()}
-        baseline: Any = {"majority": Majority, "ngram": NgramBaseline, "probe": LinearProbe}[name]()
+        baseline: Any = {"majority": Majority, "n-gram": NgramBaseline, "probe": LinearProbe}[name]()
         examples = {
             part: Examples(
                 inputs[part], labels[part], known if part == "test" and len(known) == len(speakers) else None

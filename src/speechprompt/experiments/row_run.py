@@ -20,6 +20,7 @@ from speechprompt.evaluation.summary import rightness
 from speechprompt.experiments.answers import SavedAnswers, load_value, save_value
 from speechprompt.experiments.compare import first_fold
 from speechprompt.experiments.demo import Update
+from speechprompt.experiments.methods import load_learners
 from speechprompt.experiments.paper_table import PaperRow, paper_row
 from speechprompt.experiments.roots import CorpusRoot
 from speechprompt.experiments.sections import task_section
@@ -123,6 +124,7 @@ class RowRun:
             for rows in (train, test)
         )
         units, asked = ([u.units.ids.tolist() for u in rows if u.units is not None] for rows in (train, test))
+        load_learners()
         started = perf_counter()
         baseline = NgramBaseline().fit(units, told)
         found = baseline.predict(asked)

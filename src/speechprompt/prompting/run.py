@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,7 @@ class Run:
         self.generator = torch.Generator().manual_seed(options.seed + 1)
         self.dropouts = Dropouts(options.prompt_dropout, options.verbalizer_dropout, self.generator)
         self.best = _copy(entry)
+        self.start = _digest(self.best)
         self.optimiser = self._optimiser()
         self._base_rates = [group["lr"] for group in self.optimiser.param_groups]
         self._batches = self._epoch_batches()
@@ -220,3 +222,11 @@ class Run:
 
 def _copy(entry: TaskPrompt) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in entry.state_dict().items()}
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    """Hash of a state: runs that started from other vectors are other runs."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].numpy().tobytes())
+    return digest.hexdigest()

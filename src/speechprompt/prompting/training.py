@@ -181,7 +181,7 @@ def find_learning_rate(lm: UnitLM, run: Run, steps: int = 48, low: float = 3e-4,
 def _identity(lm: UnitLM, runs: Sequence[Run]) -> str:
     parts = [lm.fingerprint]
     for run in runs:
-        parts += [run.name, run.options.model_dump_json(), str(run.entry.task.slots)]
+        parts += [run.name, run.options.model_dump_json(), str(run.entry.task.slots), run.start]
         parts += [_digest(run.train), _digest(run.valid)]
     return "\n".join(parts)
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechprompt.downloads import home
 from speechprompt.errors import CorpusError, MissingExtra, UnknownName
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.rows import Row, Source, assemble, label_text
-from speechprompt.speech.unit_store import home
 
 _PURPOSE = "reading a Hugging Face data set"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 import uuid
 from collections import OrderedDict
@@ -22,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from speechprompt.downloads import home
 from speechprompt.errors import AudioError, UnitsError
 from speechprompt.speech.units import Units
 
@@ -38,12 +38,6 @@ _OPEN_SHARDS = 16  # tables kept in memory
 _MOST_SMALL_SHARDS = 64  # single predictions write tiny shards; beyond this many they are merged
 _SMALL_BYTES = 1 << 20
 _DAMAGE = (pa.ArrowException, OSError, UnitsError, ValueError, TypeError, KeyError)
-
-
-def home() -> Path:
-    """`$SPEECHPROMPT_HOME`, else ~/.cache/speechprompt: where everything is kept that can be made again."""
-    stated = os.environ.get("SPEECHPROMPT_HOME")
-    return Path(stated) if stated else Path.home() / ".cache" / "speechprompt"
 
 
 def default_folder() -> Path:

@@ -171,9 +171,7 @@ def _averaged(track: Tensor) -> Tensor:
     return smooth
 
 
-def _near_spectral(
-    band: Tensor, spectral: Tensor, deviation: Tensor, heard: Tensor
-) -> tuple[Tensor, Tensor]:
+def _near_spectral(band: Tensor, spectral: Tensor, deviation: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
     """Correlation peaks (B,T,3) around the spectral track, their merits weighed by how close they are.
 
     Only in frames that are `heard`; YAAPT also looks for them in silence, and then discards them.

@@ -100,7 +100,7 @@ def spectral_candidates(frames: Tensor) -> tuple[Tensor, Tensor]:
     found = isolated.sum(0)[:, None]
     merits, places = (ranged * isolated).T.topk(SPECTRAL_PEAKS, 1)
     mean = mean[:, None]
-    clear = (mean <= 0.2) & (merits[:, :1] >= 5 * mean) & (found > 0) & (found < SPECTRAL_PEAKS)
+    clear = (mean <= 0.2) & (merits[:, :1] >= 5 * mean) & (found > 0)
     none = merits == 0
     places = torch.where(none, places[:, :1], places)
     merits = torch.where(none, merits[:, :1], merits)

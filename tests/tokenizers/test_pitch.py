@@ -1,0 +1,182 @@
+"""The batch pitch tracker: known F0, any audio, padding; best paths and medians against plain computations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from speechprompt.tokenizers.pitch import BatchPitchTracker
+from speechprompt.tokenizers.pitch_paths import best_path, compressed, filled, median, spread
+from speechprompt.tokenizers.prosody import Pitch, PitchTracker
+from speechprompt.tokenizers.protocol import Waveform
+
+RATE = 16000
+TRACKER = BatchPitchTracker()
+SETTLED = slice(8, -8)
+"""Frames away from the ends of a tone."""
+
+
+def tone(
+    f0: np.ndarray, harmonics: int = 20, noise: float = 0.0, rate: int = RATE, seed: int = 0
+) -> Waveform:
+    """A buzz that follows f0 (S,) in Hz: harmonics falling as 1/k, between silences of 0.2 s."""
+    random, phase = np.random.default_rng(seed), 2 * np.pi * np.cumsum(f0) / rate
+    limit = 0.45 * rate
+    sound = sum(np.where(k * f0 < limit, np.sin(k * phase) / k, 0) for k in range(1, harmonics + 1))
+    sound = sound + noise * random.standard_normal(len(f0))
+    silence = np.zeros(rate // 5)
+    return np.concatenate([silence, sound, silence]).astype(np.float32)
+
+
+def tone_frames(track: Pitch, seconds: float) -> Pitch:
+    """The frames of the tone itself, its edges left out."""
+    return track[40 : 40 + int(200 * seconds)][SETTLED]
+
+
+def gross_errors(found: Pitch, true: np.ndarray) -> float:
+    """Share of frames that are unvoiced or over 20 % off."""
+    return float((np.abs(found / true - 1) > 0.2).mean())
+
+
+@pytest.mark.parametrize("harmonics", [3, 20])
+@pytest.mark.parametrize("f0", [75, 100, 140, 200, 280, 350])
+def test_steady_tones(f0: int, harmonics: int) -> None:
+    found = tone_frames(TRACKER.track([tone(np.full(RATE, float(f0)), harmonics)], RATE)[0], 1.0)
+    assert gross_errors(found, np.full(len(found), f0)) == 0
+    assert found.tolist() == pytest.approx([f0] * len(found), rel=0.04)
+
+
+@pytest.mark.parametrize(("low", "high"), [(80, 160), (220, 110), (150, 320)])
+def test_sweeps_with_noise(low: int, high: int) -> None:
+    f0 = np.geomspace(low, high, 2 * RATE)
+    found = tone_frames(TRACKER.track([tone(f0, noise=0.05)], RATE)[0], 2.0)
+    true = np.geomspace(low, high, 400)[SETTLED]
+    assert gross_errors(found, true) < 0.03
+    assert float(np.median(np.abs(found / true - 1))) < 0.03
+
+
+def test_jitter() -> None:
+    random = np.random.default_rng(0)
+    f0 = 120 * (1 + 0.02 * np.repeat(random.standard_normal(RATE // 80), 80))
+    found = tone_frames(TRACKER.track([tone(f0)], RATE)[0], 1.0)
+    assert gross_errors(found, np.full(len(found), 120.0)) < 0.03
+
+
+def test_silence_around_a_tone_is_unvoiced() -> None:
+    track = TRACKER.track([tone(np.full(RATE, 150.0))], RATE)[0]
+    assert not track[:35].any()
+    assert not track[-30:].any()
+
+
+def hostile() -> dict[str, tuple[Waveform, int]]:
+    """Audio without pitch, with odd pitch, and hardly any audio."""
+    random = np.random.default_rng(0)
+    noise = random.standard_normal(RATE).astype(np.float32)
+    pulses = np.zeros(RATE, np.float32)
+    pulses[np.cumsum(random.integers(350, 900, 20))] = 1.0
+    vowel = tone(np.full(RATE, 120.0))
+    children = tone(np.full(RATE, 480.0))
+    clips = {
+        "silent": np.zeros(RATE, np.float32),
+        "constant": np.full(RATE, 0.3, np.float32),
+        "whispered": np.convolve(noise, [1, -0.9], "same").astype(np.float32),
+        "tiny": noise[:1],
+        "short": noise[:79],
+        "one frame": noise[:400],
+        "creaky": pulses,
+        "children": children,
+        "one click": np.eye(1, RATE, 8000, dtype=np.float32)[0],
+        "clipped": np.clip(vowel * 100, -1, 1),
+        "faint": vowel * 1e-7,
+        "huge": vowel * 1e6,
+        "empty": np.zeros(0, np.float32),
+    }
+    named = {name: (clip.astype(np.float32), RATE) for name, clip in clips.items()}
+    return named | {f"at {rate} Hz": (noise[: rate // 2], rate) for rate in (8000, 22050, 44100, 48000)}
+
+
+@pytest.mark.parametrize("name", hostile())
+def test_any_audio_has_a_defined_result(name: str) -> None:
+    clip, rate = hostile()[name]
+    track = TRACKER.track([clip], rate)[0]
+    assert track.dtype == np.float32
+    assert len(track) == -(-len(clip) * 200 // rate)
+    assert np.isfinite(track).all()
+    assert ((track == 0) | ((track >= 55) & (track <= 425))).all()
+    if name in ("silent", "constant", "tiny", "empty"):
+        assert not track.any()
+
+
+def test_level_does_not_matter() -> None:
+    clip = tone(np.geomspace(100, 180, RATE), noise=0.1)
+    for scale in (1e-4, 30.0):
+        assert TRACKER.track([clip * np.float32(scale)], RATE)[0] == pytest.approx(
+            TRACKER.track([clip], RATE)[0], rel=1e-3
+        )
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100])
+def test_other_rates_hear_the_same_pitch(rate: int) -> None:
+    found = tone_frames(TRACKER.track([tone(np.full(rate, 140.0), 10, rate=rate)], rate)[0], 1.0)
+    assert found.tolist() == pytest.approx([140] * len(found), rel=0.04)
+
+
+def test_a_clip_alone_is_the_clip_in_any_batch() -> None:
+    random = np.random.default_rng(3)
+    clips = [
+        tone(np.geomspace(*random.uniform(90, 300, 2), int(random.integers(1000, 12000))), noise=0.1, seed=i)
+        for i in range(8)
+    ]
+    clips.insert(3, np.zeros(5000, np.float32))
+    together = TRACKER.track(clips, RATE)
+    for clip, track in zip(clips, together, strict=True):
+        alone = TRACKER.track([clip], RATE)[0]
+        assert (alone > 0).tolist() == (track > 0).tolist()
+        assert track == pytest.approx(alone, rel=1e-3)
+
+
+def test_the_tracker_is_a_tracker() -> None:
+    assert isinstance(TRACKER, PitchTracker)
+    assert TRACKER.track([], RATE) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_best_path_is_the_cheapest(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    frames, candidates = int(torch.randint(1, 30, (1,), generator=generator)), 4
+    local = torch.rand(3, frames, candidates, generator=generator)
+    transition = torch.rand(3, frames, candidates, candidates, generator=generator)
+    lengths = torch.randint(1, frames + 1, (3,), generator=generator)
+    path = best_path(local, transition, torch.arange(frames) < lengths[:, None])
+    for row, length in enumerate(lengths.tolist()):
+        cost, came_from = local[row, 0], []
+        for t in range(1, length):
+            reached = cost[:, None] + transition[row, t]
+            came_from.append(reached.argmin(0))
+            cost = reached.amin(0) + local[row, t]
+        expected = [int(cost.argmin())]
+        for pointers in reversed(came_from):
+            expected.append(int(pointers[expected[-1]]))
+        assert path[row, :length].tolist() == expected[::-1]
+
+
+def test_frames_are_compressed_and_spread_back() -> None:
+    values = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
+    chosen = torch.tensor([[True, False, True, True], [False, False, True, False]])
+    packed, counts = compressed(values, chosen)
+    assert counts.tolist() == [3, 1]
+    assert packed[0].tolist() == [1, 3, 4]
+    assert spread(packed, chosen).tolist() == [[1, 0, 3, 4], [0, 0, 7, 0]]
+
+
+def test_gaps_are_filled_by_straight_lines() -> None:
+    values, known = (
+        torch.tensor([[0.0, 10, 0, 0, 40, 0]]),
+        torch.tensor([[False, True, False, False, True, False]]),
+    )
+    assert filled(values, known).tolist() == [[10, 10, 20, 30, 40, 40]]
+
+
+def test_the_median_sees_zeros_beyond_the_ends() -> None:
+    assert median(torch.tensor([[5.0, 1, 9, 3, 7]]), 3).tolist() == [[1, 5, 3, 7, 3]]
