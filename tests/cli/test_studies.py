@@ -108,7 +108,7 @@ def test_reproduce_prints_the_table_and_trains_nothing_twice(
     assert done["paper"]["GSLM+"] == 1.0
     assert done["ours"]["low"] <= done["ours"]["estimate"] <= done["ours"]["high"]
     assert done["difference"]["estimate"] == pytest.approx(
-        done["ours"]["estimate"] - done["n-gram"]["estimate"]
+        done["ours"]["estimate"] - done["ngram"]["estimate"]
     )
     assert grabo["state"] == voxforge["state"] == "absent"
     assert "esat.kuleuven.be" in grabo["remark"]
@@ -118,7 +118,7 @@ def test_reproduce_prints_the_table_and_trains_nothing_twice(
         assert (tmp_path / "table" / prompt / "prompt.safetensors").is_file()
     again = reproduce(ARABIC, "grabo:command", "voxforge:language", "--seeds", "3", "--json")
     assert trainings[2:] == [[f"{ARABIC} seed 2"]]
-    assert again.document["rows"][0]["n-gram"] == done["n-gram"]
+    assert again.document["rows"][0]["ngram"] == done["ngram"]
     check_files(tmp_path / "table", again.document)
 
 
@@ -209,14 +209,14 @@ def test_unknown_rows_get_a_suggestion(run: Run, tmp_path: Path) -> None:
 
 def test_compare_prints_and_writes_every_form(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
     command = ("compare", units, "--lm", toy, "--slots", "word", *FEW)
-    ran = run(*command, "--methods", "finetune,ngram", "--out", tmp_path / "a.json", "--json")
+    ran = run(*command, "--methods", "finetune,n-gram", "--out", tmp_path / "a.json", "--json")
     assert (ran.code, ran.err) == (0, "")
     names = [method["name"] for method in ran.document["methods"]]
-    assert names == ["prompt", "ngram", "finetune"]
+    assert names == ["prompt", "n-gram", "finetune"]
     assert json.loads((tmp_path / "a.json").read_text())["methods"][0] == ran.document["methods"][0]
-    assert run(*command, "--methods", "ngram", "--out", tmp_path / "a.json").code == 1
+    assert run(*command, "--methods", "n-gram", "--out", tmp_path / "a.json").code == 1
     for form in ("html", "md"):
-        assert run(*command, "--methods", "ngram", "--out", tmp_path / f"a.{form}").code == 0
+        assert run(*command, "--methods", "n-gram", "--out", tmp_path / f"a.{form}").code == 0
     assert Page((tmp_path / "a.html").read_text()).open == []
     assert (tmp_path / "a.md").read_text().count("\n| ") == 3
 

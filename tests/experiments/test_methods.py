@@ -89,10 +89,10 @@ def test_the_numbers_of_a_comparison_agree() -> None:
 
 
 def test_methods_are_checked_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_methods(["probe", "ngram"]) == ["prompt", "ngram", "probe"]
+    assert check_methods(["probe", "n-gram"]) == ["prompt", "n-gram", "probe"]
     with pytest.raises(UnknownName, match="did you mean finetune"):
         check_methods(["finetuned"])
-    with pytest.raises(UsageError, match="prompt,ngram,probe"):
+    with pytest.raises(UsageError, match="prompt,n-gram,probe"):
         require_gslm(object(), "lora")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtra, match=r"speechprompt\[peft\]"):

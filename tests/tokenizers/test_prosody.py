@@ -149,7 +149,7 @@ def test_yaapt_follows_the_published_call() -> None:
     from speechprompt.tokenizers.yaapt import YaaptTracker
 
     times = np.arange(16000) / 16000
-    tone = sum(np.sin(2 * np.pi * 120 * k * times) / k for k in range(1, 8)).astype(np.float32)
+    tone = sum(np.cos(2 * np.pi * 120 * k * times) / k for k in range(1, 8)).astype(np.float32)
     tone[:4000] = 0
     track = YaaptTracker().track([tone], 16000)[0]
     assert len(track) == 200

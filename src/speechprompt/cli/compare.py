@@ -36,7 +36,7 @@ Steps = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    add_command(app, compare, "speechprompt compare clips/ --methods ngram,probe,lora --out methods.html")
+    add_command(app, compare, "speechprompt compare clips/ --methods n-gram,probe,lora --out methods.html")
 
 
 def compare(
@@ -46,9 +46,9 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            "--methods", metavar="A,B", help="Any of prompt (always), ngram, probe, lora, finetune."
+            "--methods", metavar="A,B", help="Any of prompt (always), n-gram, probe, lora, finetune."
         ),
-    ] = "prompt,ngram,probe",
+    ] = "prompt,n-gram,probe",
     slots: SlotNames = None,
     seeds: Seeds = 1,
     steps: Steps = None,

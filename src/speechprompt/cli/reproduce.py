@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from speechprompt.cli.compare import Seeds, Steps, stages
 from speechprompt.cli.materials import open_spoken_lm
 from speechprompt.cli.terminal import Terminal, table
 from speechprompt.cli.train import Recipe
+
+if TYPE_CHECKING:
+    from speechprompt.experiments.reproduce import Reproduction
 
 OUT = Path("speechprompt-reproduction")
 
@@ -51,7 +54,7 @@ def reproduce(
     FOLDER keeps manifests, prompts and numbers: the same command goes on where a stopped one was, and trains
     nothing twice. It ends in table.md, table.json and report.html. Rows without their corpus say where to get it.
     """
-    from speechprompt.experiments.reproduce import HEADINGS, Study, row_names
+    from speechprompt.experiments.reproduce import Study, row_names
     from speechprompt.experiments.reproduce import reproduce as reproduce_rows
     from speechprompt.experiments.roots import read_roots
 
@@ -60,15 +63,20 @@ def reproduce(
     check_writable(out)
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
-    study = Study(
-        spoken_lm, places, out, stages(terminal), terminal.notice, recipe, seeds, joint, changes
-    )  # fmt: skip
+    study = Study(spoken_lm, places, out, stages(terminal), terminal.notice, recipe, seeds, joint, changes)
     try:
         found = reproduce_rows(names, study)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; finished runs are in {out}, the same command goes on from there"
         ) from None
+    _show(terminal, found)
+
+
+def _show(terminal: Terminal, found: Reproduction) -> None:
+    """Print the table, then what failed; a failed row makes the command fail."""
+    from speechprompt.experiments.reproduce import HEADINGS
+
     parts: list[Any] = [table(HEADINGS, found.cells())]
     if found.report is not None:
         parts += ["", f"report: {found.report}"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent.parent / "corpora" / "demo"
 REPORT, PROMPTS = "report.html", "prompts"
-STEPS, FAST_STEPS = 500, 120
+STEPS, FAST_STEPS = 800, 120
 PREDICTED_CLIPS = 3
 
 Update = Callable[[int, int | None, str], None]

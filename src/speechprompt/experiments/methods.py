@@ -24,7 +24,7 @@ from speechprompt.speech.manifest import Corpus
 from speechprompt.spoken_lm import SpokenLM
 
 PROMPT = "prompt"
-BASELINES = ("ngram", "probe")
+BASELINES = ("n-gram", "probe")
 METHODS = (PROMPT, *BASELINES, "lora", "finetune")
 
 Start = Callable[[UnitLM, Task, TrainingOptions, Examples, Examples], tuple[UnitLM, Run]]

@@ -92,7 +92,7 @@ def require_gslm(lm: UnitLM, method: str) -> GslmUnitLM:
         return lm
     raise UsageError(
         f"method '{method}' tunes a GSLM, which {type(lm).__name__} is not; "
-        "--methods prompt,ngram,probe works on any LM"
+        "--methods prompt,n-gram,probe works on any LM"
     )
 
 

@@ -24,7 +24,7 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recipe: RecipeName = "default"
-    method: Method = Field("before_projection", description="where the prompt enters")
+    method: Method = Field("after_projection", description="where the prompt enters; the paper: before_projection")
     prompt_length: int | None = Field(
         None,
         ge=0,
@@ -88,6 +88,7 @@ class TrainingOptions(BaseModel):
 
 
 PUBLISHED: dict[str, Any] = {
+    "method": "before_projection",
     "prompt_length": 5,
     "decoding": "autoregressive",
     "initialisation": "normal",

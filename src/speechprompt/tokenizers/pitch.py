@@ -107,6 +107,8 @@ def pitch_of(signal: Tensor, lengths: Tensor, valid: Tensor, sample_rate: int) -
     squared = low_band(signal.square(), lengths, sample_rate)
     energy = low_frequency_energy(plain, count) * valid
     energy = energy / masked_mean(energy, valid)[:, None].clamp(min=1e-12)
+    if not bool((energy > SILENT_ENERGY).any()):
+        return torch.zeros_like(energy)
     loud = (energy > VOICED_ENERGY) & valid
     spectral, deviation = _spectral_track(squared, loud, valid)
     pitches, merits = [], []

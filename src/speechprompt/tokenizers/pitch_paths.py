@@ -14,7 +14,8 @@ def best_path(local: Tensor, transition: Tensor, valid: Tensor) -> Tensor:
     """The cheapest sequence of candidates, (B,T) int64, over local costs (B,T,C) and transitions (B,T,C,C).
 
     `transition[:, t, i, j]` is the cost of going from candidate i of frame t-1 to j of frame t. Time is cut into
-    blocks of about sqrt(T) frames, which run side by side from every candidate before them; then they are joined. Behind a clip's end a path stays where it is, at no cost.
+    blocks of about sqrt(T) frames, which run side by side from every candidate before them; then they are joined.
+    Behind a clip's end a path stays where it is, at no cost.
     """
     rows, count, candidates = local.shape
     steps = transition + local[:, :, None]
