@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from naive import NaivePromptedGslm
+
 from speechprompt.lms.batch import collate
 from speechprompt.lms.gslm import GslmConfig, GslmForCausalLM
 from speechprompt.lms.gslm_units import GslmUnitLM

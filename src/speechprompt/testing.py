@@ -100,4 +100,4 @@ def toy_corpus(utterances: int = 120, seed: int = 0) -> Corpus:
 def _unit_weights(word: int) -> NDArray[np.float64]:
     weights = np.ones(UNIT_COUNT)
     weights[word * 5 : word * 5 + 5] = 5.0
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())

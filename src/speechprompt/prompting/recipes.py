@@ -24,7 +24,9 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recipe: RecipeName = "default"
-    method: Method = Field("after_projection", description="where the prompt enters; the paper: before_projection")
+    method: Method = Field(
+        "after_projection", description="where the prompt enters; the paper: before_projection"
+    )
     prompt_length: int | None = Field(
         None,
         ge=0,
