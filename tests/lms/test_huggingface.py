@@ -181,7 +181,7 @@ def test_prompts_before_the_projections_are_refused_with_the_way_out() -> None:
     lm = lm_of("llama")
     for initialisation in ("units", "normal"):
         with pytest.raises(UsageError, match="--method after_projection"):
-            Bank([entry_of(lm, initialisation=initialisation)]).fold(lm)
+            Bank([entry_of(lm, method="before_projection", initialisation=initialisation)]).fold(lm)
 
 
 def test_ids_that_contradict_the_model_are_refused() -> None:
