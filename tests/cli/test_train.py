@@ -187,6 +187,8 @@ def test_a_killed_process_goes_on_with_the_same_result(
         "--out",
         str(tmp_path / "killed"),
         *flags,
+        "--threads",
+        "1",
     ]
     process = subprocess.Popen(
         command,
@@ -200,10 +202,11 @@ def test_a_killed_process_goes_on_with_the_same_result(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed").exists()
-    ran = run("train", units, "--out", tmp_path / "killed", *flags)
+    # going on takes as many threads as the run began with, whatever is asked for
+    ran = run("train", units, "--out", tmp_path / "killed", *flags, "--threads", 2)
     assert ran.code == 0
     assert "resuming at step 100" in ran.err
-    assert run("train", units, "--out", tmp_path / "whole", *flags).code == 0
+    assert run("train", units, "--out", tmp_path / "whole", *flags, "--threads", 1).code == 0
     assert same(tmp_path / "whole", tmp_path / "killed")
 
 

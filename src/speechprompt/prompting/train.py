@@ -156,9 +156,10 @@ def provenance(corpus: Corpus) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that decide the numbers."""
+    """Versions, and the number of threads, that decide the numbers to the last bit."""
     return {
         "speechprompt": speechprompt.__version__,
         "python": platform.python_version(),
+        "threads": str(torch.get_num_threads()),
         **{package: version(package) for package in ("torch", "transformers", "numpy")},
     }

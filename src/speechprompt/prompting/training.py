@@ -40,7 +40,8 @@ def train_runs(
 
     `listener` receives events (dicts with `event`: step, evaluation, resumed, done). `checkpoint` is a file
     written every so many steps; where it exists, training goes on from it with the same results as without
-    the interruption. TrainingError when a run diverges or the checkpoint belongs to other runs.
+    the interruption, and therefore on as many threads (torch's own setting changes).
+    TrainingError when a run diverges or the checkpoint belongs to other runs.
     """
     tell = listener or (lambda event: None)
     if checkpoint is not None and checkpoint.exists():
@@ -196,14 +197,15 @@ def _digest(examples: Examples) -> str:
 def _save(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".tmp")
-    torch.save({"identity": _identity(lm, runs), "runs": [run.state() for run in runs]}, scratch)
+    state = {"identity": _identity(lm, runs), "threads": torch.get_num_threads()}
+    torch.save({**state, "runs": [run.state() for run in runs]}, scratch)
     scratch.replace(path)
 
 
 def _restore(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
-        identity, states = saved["identity"], saved["runs"]
+        identity, states, threads = saved["identity"], saved["runs"], int(saved["threads"])
     except Exception as error:
         raise TrainingError(
             f"{path} is not a training checkpoint ({error}); delete it to start over"
@@ -212,5 +214,7 @@ def _restore(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
         raise TrainingError(
             f"{path} belongs to a run with other options, data or LM; delete it or choose another --out"
         )
+    # sums round by the number of threads: another number would not give the uninterrupted result
+    torch.set_num_threads(threads)
     for run, state in zip(runs, states, strict=True):
         run.restore(state)
