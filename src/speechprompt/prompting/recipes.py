@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from speechprompt.errors import UnknownName, UsageError
 from speechprompt.prompting.kinds import Decoding, Method, VerbalizerName
 
-PROMPT_BUDGET = 150_000
-"""Most parameters that a prompt and its separator may train."""
+PROMPT_BUDGET = 135_000
+"""Most parameters that a default prompt and its separator train: 0.15 M less a tenth for the verbalizer."""
 LONGEST_DEFAULT_PROMPT = 20
 
 RecipeName = Literal["default", "paper"]
@@ -31,7 +31,7 @@ class TrainingOptions(BaseModel):
         None,
         ge=0,
         le=512,
-        description="vectors a layer; by default the most, up to 20, within 0.15 M parameters",
+        description="vectors a layer; by default the most, up to 20, within 0.15 M parameters with the verbalizer",
     )
     shifts_positions: bool = Field(
         False, description="move unit positions by the prompt's length, as peft does"
