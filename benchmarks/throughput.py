@@ -77,7 +77,7 @@ def measure(name: str, plain: GslmUnitLM, fast: GslmUnitLM, repeats: int) -> dic
     task = Task(name, {"label": tuple(f"label{i}" for i in range(labels))})
     targets = torch.arange(len(units))[:, None] % labels
     examples = Examples(units, targets)
-    options = TrainingOptions(batch_size=BATCH, prompt_length=5)
+    options = TrainingOptions(batch_size=BATCH, prompt_length=5, method="before_projection")
     entry = new_entry(task, plain, options, units, targets)
     run = Run(name, copy.deepcopy(entry), options, examples, examples)
     batch_units = [units[i] for i in run.next_batch()]
