@@ -38,6 +38,12 @@ class TaskPrompt(nn.Module):
         """How many numbers training changes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
+    @torch.no_grad()
+    def folded(self, lm: UnitLM) -> TaskPrompt:
+        """The same task prompt, holding the prefix that it folds to on `lm` instead of what was trained."""
+        prompt = Prompt("after_projection", self.prompt.prefix(lm).detach(), self.prompt.separator.detach())
+        return TaskPrompt(self.task, prompt, self.verbalizer, self.decoding, self.shifts_positions)
+
 
 class Bank:
     """K task prompts over one frozen LM.

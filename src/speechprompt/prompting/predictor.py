@@ -15,7 +15,7 @@ from torch import Tensor
 
 from speechprompt.errors import ArtifactError, AudioError, UnknownName
 from speechprompt.lms.batch import collate
-from speechprompt.prompting.artifact import Artifact, check_tokenizer
+from speechprompt.prompting.artifact import Artifact, PromptConfig, check_tokenizer
 from speechprompt.prompting.bank import Bank
 from speechprompt.prompting.classifier import classify
 from speechprompt.speech.audio import AudioLimits, audio_hash, read_waveform
@@ -61,11 +61,13 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class _Clip:
+class Clip:
+    """A clip as it is answered: the units of its windows, and what users should know about it."""
+
     windows: tuple[Units, ...]
     duration_seconds: float
-    source: str | None
-    notices: tuple[str, ...]
+    source: str | None = None
+    notices: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -114,7 +116,7 @@ class Predictor:
                 raise UnknownName("task", task, names)
         return [names.index(task) for task in tasks] if tasks is not None else list(range(len(names)))
 
-    def _encode(self, clip: str | Path | NDArray[np.float32]) -> _Clip:
+    def _encode(self, clip: str | Path | NDArray[np.float32]) -> Clip:
         for artifact in self.artifacts.values():
             check_tokenizer(artifact.config, self.spoken_lm, artifact.path)
         tokenizer = self.spoken_lm.tokenizer
@@ -130,25 +132,23 @@ class Predictor:
         key = audio_hash(waveform, tokenizer.sample_rate)
         windows = self._cache.get(key)
         if windows is None:
-            windows = tuple(tokenizer.encode_batch(self._windows(waveform)))
+            windows = tuple(
+                tokenizer.encode_batch(windows_of(waveform, tokenizer.sample_rate, self.window_seconds))
+            )
             self._cache[key] = windows
             if len(self._cache) > CACHED_CLIPS:
                 self._cache.popitem(last=False)
-        return _Clip(windows, len(waveform) / tokenizer.sample_rate, source, tuple(notices))
+        return Clip(windows, len(waveform) / tokenizer.sample_rate, source, tuple(notices))
 
-    def _windows(self, waveform: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Windows of equal length that cover the clip, none longer than `window_seconds`."""
-        longest = int(self.window_seconds * self.spoken_lm.tokenizer.sample_rate)
-        return np.array_split(waveform, max(1, -(-len(waveform) // longest)))
-
-    def predict_units(self, clips: Sequence[_Clip], chosen: Sequence[int]) -> list[Prediction]:
+    def predict_units(self, clips: Sequence[Clip], chosen: Sequence[int]) -> list[Prediction]:
         """Answers for encoded clips; rows of all clips and tasks share batches."""
         work = [(c, k, window) for c, clip in enumerate(clips) for k in chosen for window in clip.windows]
         pooled: dict[tuple[int, int], dict[str, list[Tensor]]] = {}
         for indices in length_buckets([len(window) for _, _, window in work], BATCH_ROWS, None):
             with torch.inference_mode():
                 self._classify([work[i] for i in indices], pooled)
-        return [self._answer(clips[c], k, pooled[c, k]) for c in range(len(clips)) for k in chosen]
+        named = [(name, artifact.config) for name, artifact in self.artifacts.items()]
+        return [answer(*named[k], pooled[c, k], clips[c]) for c in range(len(clips)) for k in chosen]
 
     def _classify(
         self,
@@ -164,24 +164,33 @@ class Predictor:
                 for slot, scores in entry.slots.items():
                     slots.setdefault(slot, []).append(scores[place].float().cpu())
 
-    def _answer(self, clip: _Clip, k: int, pooled: Mapping[str, Sequence[Tensor]]) -> Prediction:
-        name, artifact = list(self.artifacts.items())[k]
-        calibration = artifact.config.calibration
-        slots, product = {}, 1.0
-        for slot, windows in pooled.items():
-            labels = artifact.config.slots[slot]
-            scores = calibration.apply(slot, torch.stack(list(windows)).mean(0)).tolist()
-            best = max(range(len(labels)), key=scores.__getitem__)
-            slots[slot] = SlotPrediction(labels[best], scores[best], dict(zip(labels, scores, strict=True)))
-            product *= scores[best]
-        return Prediction(
-            task=name,
-            slots=slots,
-            score=product,
-            abstained=product < calibration.threshold,
-            duration_seconds=clip.duration_seconds,
-            unit_count=sum(len(window) for window in clip.windows),
-            window_count=len(clip.windows),
-            source=clip.source,
-            notices=clip.notices,
-        )
+
+def windows_of(
+    waveform: NDArray[np.float32], sample_rate: int, window_seconds: float = WINDOW_SECONDS
+) -> list[NDArray[np.float32]]:
+    """Windows of equal length that cover the clip (S,), none longer than `window_seconds`."""
+    longest = int(window_seconds * sample_rate)
+    return np.array_split(waveform, max(1, -(-len(waveform) // longest)))
+
+
+def answer(name: str, config: PromptConfig, pooled: Mapping[str, Sequence[Tensor]], clip: Clip) -> Prediction:
+    """A task's prediction from the log-probabilities (C,) of each slot in each window."""
+    calibration = config.calibration
+    slots, product = {}, 1.0
+    for slot, windows in pooled.items():
+        labels = config.slots[slot]
+        scores = calibration.apply(slot, torch.stack(list(windows)).mean(0)).tolist()
+        best = max(range(len(labels)), key=scores.__getitem__)
+        slots[slot] = SlotPrediction(labels[best], scores[best], dict(zip(labels, scores, strict=True)))
+        product *= scores[best]
+    return Prediction(
+        task=name,
+        slots=slots,
+        score=product,
+        abstained=product < calibration.threshold,
+        duration_seconds=clip.duration_seconds,
+        unit_count=sum(len(window) for window in clip.windows),
+        window_count=len(clip.windows),
+        source=clip.source,
+        notices=clip.notices,
+    )
