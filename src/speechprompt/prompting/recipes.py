@@ -61,6 +61,24 @@ class TrainingOptions(BaseModel):
     prompt_dropout: float = Field(0.0, ge=0, lt=1)
     verbalizer_dropout: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    unit_masking: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of training units replaced by others of the batch, anew every step",
+    )
+    unit_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of training units left out, anew every step"
+    )
+    span_dropout: float = Field(
+        0.0, ge=0, lt=1, description="longest share of a training utterance that one random span takes away"
+    )
+    unit_jitter: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="by how much the speed of a training utterance may change; needs durations",
+    )
     weight_decay: float = Field(0.0, ge=0)
     balanced: bool = Field(False, description="draw every label equally often")
     seed: int = Field(0, ge=0)

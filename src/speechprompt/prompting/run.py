@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from speechprompt.errors import CorpusError, TrainingError
+from speechprompt.prompting.augmentation import augmented, check_augmentation
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.losses import Dropouts
 from speechprompt.prompting.optimiser import PublishedAdam, clip
@@ -75,6 +76,7 @@ class Run:
     ) -> None:
         if not len(train):
             raise TrainingError(f"'{name}' has no training utterances")
+        check_augmentation(options, train.units)
         self.name, self.entry, self.options, self.train, self.valid = name, entry, options, train, valid
         self.progress = Progress()
         self.generator = torch.Generator().manual_seed(options.seed + 1)
@@ -145,6 +147,10 @@ class Run:
         batch = self._batches[self.progress.place]
         self.progress.place += 1
         return batch
+
+    def training_units(self, indices: Sequence[int]) -> Sequence[Units]:
+        """The units of training utterances as the update that is due hears them (`augmentation`)."""
+        return augmented([self.train.units[i] for i in indices], self.options, self.progress.step)
 
     def rate(self, step: int) -> float:
         """Factor on the learning rate at an update (counted from 0)."""

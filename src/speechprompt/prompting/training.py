@@ -78,7 +78,8 @@ def train_step(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, float, int, i
     for run in runs:
         if run.options.loss == "published":
             indices = run.next_batch()
-            batch, targets = _rows(lm, run.train, indices)
+            batch = collate(run.training_units(indices)).to(lm.device)
+            targets = run.train.targets[indices].to(lm.device)
             nats, divisor = published_loss(lm, run.entry, batch, targets, run.dropouts)
             report.append((run, nats / divisor, None, len(indices)))
     torch.stack([loss for _, loss, _, _ in report]).sum().backward()
@@ -92,7 +93,7 @@ def train_step(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, float, int, i
 
 def _joint_losses(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, Tensor, Tensor | None, int]]:
     chosen = [run.next_batch() for run in runs]
-    units = [run.train.units[i] for run, indices in zip(runs, chosen, strict=True) for i in indices]
+    units = [row for run, indices in zip(runs, chosen, strict=True) for row in run.training_units(indices)]
     rows = torch.repeat_interleave(torch.tensor([len(indices) for indices in chosen]))
     targets = [run.train.targets[indices].to(lm.device) for run, indices in zip(runs, chosen, strict=True)]
     losses = label_losses(
