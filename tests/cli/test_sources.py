@@ -97,7 +97,25 @@ def test_corpora_prepare_and_check_refuse_another_folder(run: Run, tmp_path: Pat
         assert ran.code == 1
         assert ran.error
     assert list(tmp_path.iterdir()) == []
-    assert len(run("corpora", "list", "--json").document) == len(corpus_names())
+
+
+def test_corpora_lists_what_a_user_must_know_before_the_download(run: Run) -> None:
+    listed = {about["name"]: about for about in run("corpora", "--json").document}
+    assert list(listed) == list(corpus_names())
+    text = run("corpora").out
+    for name, about in listed.items():
+        assert all(f"{name}:{task}" in text for task in about["tasks"])
+        assert about["licence"] in text
+        assert about["url"] in text
+        assert about["by_hand"] in text
+    assert "IEMOCAP (en, 12 h, 5,531 utterances)" in text
+    assert "by hand: sign the release form" in text
+    assert "Fluent Speech Commands (en, 19 h, 30,043 utterances)" in text
+    one = run("corpora", "list", "ravdess").out
+    assert "variant 4: neutral, happy, sad and angry" in one
+    assert "split folds:" in one
+    assert "esc-50" not in one
+    assert "did you mean ravdess" in run("corpora", "list", "ravdes").error
 
 
 def test_corpora_prepare_writes_a_manifest(run: Run, tmp_path: Path) -> None:

@@ -31,6 +31,15 @@ def litter(root: Path) -> None:
         (folder / "._clip.wav").write_bytes(b"\0\5\26\7")
 
 
+def retyped(root: Path) -> None:
+    """Every metadata file as some editors save it: byte order mark, CRLF, no end to the last line."""
+    for path in root.rglob("*"):
+        if path.suffix in (".csv", ".tsv", ".txt", ".json") and path.is_file():
+            content = path.read_bytes().decode("utf-8-sig")
+            lines = content.replace("\r\n", "\n").rstrip("\n").replace("\n", "\r\n")
+            path.write_bytes(lines.encode("utf-8-sig"))
+
+
 def google_speech_commands(root: Path, version: str = "v0.01") -> None:
     main, test = root / f"speech_commands_{version}", root / f"speech_commands_test_set_{version}"
     for word in ("yes", "no", "bed"):
@@ -50,10 +59,12 @@ def google_speech_commands_v2(root: Path) -> None:
 
 def grabo(root: Path) -> None:
     for speaker in ("pp2", "pp10"):
+        base = root / "grabo/speakers" / speaker
         for command in range(1, 4):
             for take in range(1, 11):
-                wav(root / "grabo/speakers" / speaker / f"spchdatadir/recording{command}/Voice_{take}.wav")
-        text(root / "grabo/speakers" / speaker / "framedir/recording1/Voice_1.xml", "<frame/>")
+                wav(base / f"spchdatadir/recording{command}/Voice_{take}.wav")
+                text(base / f"framedir/recording{command}/Voice_{take}.xml", "<frame/>")
+                text(base / f"transcriptions/recording{command}/Voice_{take}.txt", "rijd\n")
 
 
 def lithuanian(root: Path) -> None:
@@ -89,7 +100,8 @@ def dysarthric_mandarin(root: Path) -> None:
     for speaker in (1, 2, 3):
         for label in (1, 2, 10, 12):
             for take in range(1, 11):
-                name = f"D_SPK{speaker}/{label:02d}/D_SPK{speaker}_c{label} ({take}).wav"
+                number = "" if label == 1 else label  # as published
+                name = f"D_SPK{speaker}/{label:02d}/D_SPK{speaker}_c{number} ({take}).wav"
                 wav(root / "dysarthria_zh_command" / name)
                 part = "test_full" if take > 7 else "train_full"
                 lines[part].append(f"/work/x/dysarthria_zh_command/{name}\t{label:02d}")
@@ -163,10 +175,13 @@ def iemocap(root: Path) -> None:
 
 def easycall(root: Path) -> None:
     for speaker in ("f01", "f02", "m02", "M04", "fc01", "mc01", "mc02", "f04"):
-        for word in ("Abilita", "Chiama Nome"):
+        for word in ("Abilita", "Chiama Nome", "Città"):
             for session in (1, 2):
-                name = f"{speaker}_{session:02d}_{word}.wav"
-                wav(root / "EasyCall" / speaker / f"Sessione {session:02d}" / name)
+                name = f"{speaker}_{session:02d}_{word}.{'WAV' if session == 2 else 'wav'}"
+                # Some sessions lie in a folder of their own.
+                wav(root / "EasyCall" / speaker / ("Sessione 01" if session == 1 else "") / name)
+    text(root / "EasyCall/README.txt", "x")
+    wav(root / "EasyCall/prova.wav")  # of nobody
 
 
 def accentdb(root: Path) -> None:
@@ -206,13 +221,17 @@ def mustard(root: Path) -> None:
 
 def mustard_plus_plus(root: Path) -> None:
     head = "SCENE,KEY,SENTENCE,END_TIME,SPEAKER,SHOW,Sarcasm,Sarcasm_Type,Implicit_Emotion,Explicit_Emotion"
-    lines = [head]
+    lines = [f"{head},Valence,Arousal"]
     for number in range(20):
-        key = f"1_{number}"
-        lines.append(f'{key},{key}_c_00,"Well, I\nhave questions.",0:06,PERSON,BBT,,,,')
+        scene = f"1_{number}"
+        # In one published row an emotion stands where the clip's name should.
+        key = "Disgust" if number == 7 else f"{scene}_u"
+        lines.append(f'{scene},{scene}_c_00,"Well, I\nhave questions.",0:06,PERSON,BBT,,,,,,')
         speaker = ("SHELDON", "PENNY", "HOWARD")[number % 3]
-        lines.append(f'{key},{key}_u,"Great, a ""day"".",0:07,{speaker},BBT,{number % 2},NONE,Anger,Neutral')
-        wav(root / f"final_utterance_videos/{key}_u.wav")
+        said = f'"Great, a ""day"".",0:1.459000,{speaker},BBT,{number % 2},NONE,Anger,Neutral,4,6'
+        lines.append(f"{scene},{key},{said}")
+        wav(root / f"final_utterance_videos/{scene}_u.wav")
+        wav(root / f"final_context_videos/{scene}_c.mp4")
     lines.append(lines[-1])
     text(root / "mustard++_text.csv", "\r\n".join(lines))
 

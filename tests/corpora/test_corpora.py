@@ -99,7 +99,7 @@ CASES: list[tuple[str, Build, dict[str, Any], dict[str, int], tuple[str, list[st
         {f"fold{n}": 5 for n in range(1, 6)},
         ("gender", ["F", "M"]),
     ),
-    ("easycall", trees.easycall, {}, {"train": 24, "valid": 2, "test": 2}, ("dysarthria", ["0", "1", "3"])),
+    ("easycall", trees.easycall, {}, {"train": 34, "valid": 4, "test": 4}, ("dysarthria", ["0", "1", "3"])),
     (
         "accentdb",
         trees.accentdb,
@@ -254,6 +254,7 @@ def test_official_layout(tmp_path, name, build, options, splits, slot) -> None:
     prepared = prepare(name, root, out, **options)
     header, rows = read(out)
     assert Counter(row["split"] for row in rows) == splits == prepared.splits
+    assert list(prepared.splits) == list(splits)
     assert header["slots"][slot[0]] == slot[1]
     assert header["manifest"] == 1
     assert header["split_rule"].startswith(prepared.split_rule)
@@ -265,6 +266,9 @@ def test_official_layout(tmp_path, name, build, options, splits, slot) -> None:
     first = out.read_bytes()
     prepare(name, root, out, force=True, **options)
     assert out.read_bytes() == first
+    trees.retyped(root)
+    prepare(name, root, out, force=True, **options)
+    assert out.read_bytes() == first
 
 
 def test_every_corpus_has_a_miniature_and_a_full_description() -> None:
@@ -274,6 +278,7 @@ def test_every_corpus_has_a_miniature_and_a_full_description() -> None:
         assert description.name in corpus_names()
         assert set(description.slots) == {slot for slots in description.tasks.values() for slot in slots}
         assert all((description.title, description.url, description.licence, description.citation))
+        assert description.languages or description.name.startswith("esc-")
         assert set(description.default_rules.values()) <= set(description.split_rules)
 
 

@@ -11,6 +11,7 @@ from speechprompt.cli.commands import Force, Out, SkipUnreadable, add_command, w
 from speechprompt.cli.terminal import Terminal, pairs, table
 
 if TYPE_CHECKING:
+    from speechprompt.corpora.protocol import CorpusDescription
     from speechprompt.corpora.results import CheckReport, PreparedCorpus
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `speechprompt corpora`, or NAME:TASK.")]
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(help="Corpora of the paper and their neighbours, by name.", rich_markup_mode=None)
     group.callback(invoke_without_command=True)(with_terminal(default))
-    add_command(group, list_all, "speechprompt corpora list", name="list")
+    add_command(group, list_all, "speechprompt corpora list esc-50", name="list")
     add_command(group, check, "speechprompt corpora check esc-50 ESC-50-master/")
     add_command(
         group, prepare, "speechprompt corpora prepare fsdd free-spoken-digit-dataset/ --out fsdd.jsonl"
@@ -45,32 +46,65 @@ def default(terminal: Terminal, context: typer.Context) -> None:
         list_all(terminal)
 
 
-def list_all(terminal: Terminal) -> None:
-    """List the corpora with their tasks, sizes and licences."""
-    from speechprompt.corpora.registry import list_corpora
+def list_all(
+    terminal: Terminal,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Only these, with how they can be split; by default all."),
+    ] = None,
+) -> None:
+    """List the corpora: tasks, languages, hours, licence, where to get them and what is needed by hand."""
+    from speechprompt.corpora.registry import describe, list_corpora
 
-    found = list_corpora()
-    rows = [
-        (c.name, ", ".join(c.tasks), f"{c.utterances:,}" if c.utterances else "", c.licence, c.url)
-        for c in found
+    found = [describe(name) for name in names] if names else list_corpora()
+    parts = [line for about in found for line in _entry(about, in_full=bool(names))]
+    terminal.show([_entry_document(about) for about in found], *parts)
+
+
+def _entry(about: CorpusDescription, in_full: bool) -> list[str]:
+    """The lines of one corpus; what is not published is left out."""
+    hours = f"{about.hours:g} h" if about.hours else None
+    published = _utterances(about)
+    count = f"{published:,} utterances" if published else None
+    size = ", ".join(part for part in (", ".join(about.languages), hours, count) if part)
+    facts = {
+        "tasks": ", ".join(f"{about.name}:{task}" for task in about.tasks),
+        "licence": about.licence,
+        "from": about.url,
+        "by hand": about.by_hand or None,
+    }
+    if in_full:
+        rules = {f"split {name}": text for name, text in about.split_rules.items()}
+        variants = {f"variant {name}": text for name, text in about.variants.items()}
+        facts |= {**rules, **variants, "cite": about.citation}
+    return [
+        f"{about.name}  {about.title}" + (f" ({size})" if size else ""),
+        *(f"    {name}: {value}" for name, value in facts.items() if value),
     ]
-    document = [
-        {
-            "name": c.name,
-            "title": c.title,
-            "tasks": {task: list(slots) for task, slots in c.tasks.items()},
-            "languages": list(c.languages),
-            "utterances": c.utterances,
-            "hours": c.hours,
-            "licence": c.licence,
-            "citation": c.citation,
-            "url": c.url,
-            "split_rules": dict(c.split_rules),
-            "variants": dict(c.variants),
-        }
-        for c in found
-    ]
-    terminal.show(document, table(("name", "tasks", "utterances", "licence", "from"), rows))
+
+
+def _utterances(about: CorpusDescription) -> int | None:
+    """How many utterances are published for what is read by default."""
+    variant = about.default_variant
+    return about.published_rows(about.default_rule(variant=variant), variant) or about.utterances
+
+
+def _entry_document(about: CorpusDescription) -> dict[str, Any]:
+    return {
+        "name": about.name,
+        "title": about.title,
+        "tasks": {task: list(slots) for task, slots in about.tasks.items()},
+        "languages": list(about.languages),
+        "utterances": _utterances(about),
+        "hours": about.hours,
+        "licence": about.licence,
+        "citation": about.citation,
+        "url": about.url,
+        "by_hand": about.by_hand,
+        "split_rules": dict(about.split_rules),
+        "split_lists": list(about.split_lists),
+        "variants": dict(about.variants),
+    }
 
 
 def check(

@@ -18,7 +18,6 @@ DESCRIPTION = CorpusDescription(
     title="AccentDB (extended)",
     tasks={"accent": ("accent",)},
     languages=("en",),
-    hours=20.0,
     url="https://accentdb.org (accentdb_extended)",
     licence="CC BY-NC 4.0",
     citation="Ahamad, Anand and Bhargava 2020, AccentDB: A Database of Non-Native English Accents to Assist "

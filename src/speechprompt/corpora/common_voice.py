@@ -39,7 +39,8 @@ DESCRIPTION = CorpusDescription(
     url="https://commonvoice.mozilla.org/datasets",
     licence="CC0 1.0",
     citation="Ardila et al. 2020, Common Voice: A Massively-Multilingual Speech Corpus, LREC",
-    by_hand="the download asks for an e-mail address; unpack the languages side by side",
+    by_hand="the download asks for an e-mail address (since October 2025 for an account of the Mozilla Data "
+    "Collective); unpack the languages side by side",
     marks=("*/clips", "clips", "validated.tsv"),
     split_rules={
         "official": "the official train, dev and test tables (speaker-disjoint)",

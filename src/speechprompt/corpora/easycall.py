@@ -1,9 +1,9 @@
 """EasyCall: Italian commands by dysarthric speakers and healthy controls (row 10).
 
 Layout: `EasyCall/<speaker>/…/<speaker>_<session>_<command>.wav`, speakers f01, m01 … and controls fc01, mc01
-…; the folders in between could not be verified and may be any. Severity is the published Therapy Outcome
-Measure of a speaker (f04 has none). The reference drops clips below 1,000 samples; ours are kept, as no audio
-is opened.
+…. The speaker is read from the file's name, else from the nearest folder of such a name, so the folders in
+between may be any. Severity is the published Therapy Outcome Measure of a speaker (f04 has none). The reference
+drops clips below 1,000 samples; ours are kept, as no audio is opened.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ DESCRIPTION = CorpusDescription(
     licence="CC BY-NC 2.0",
     citation="Turrisi et al. 2021, EasyCall Corpus: A Dysarthric Speech Dataset, Interspeech, "
     "arXiv:2104.02542",
-    marks=("[fmFM][0-9][0-9]", "[fm]c[0-9][0-9]", "[FM]C[0-9][0-9]"),
+    by_hand="ask for access with the form of the page",
+    marks=("[fmFM][0-9][0-9]", "[fmFM][cC][0-9][0-9]", "[fmFM][0-9][0-9]_*_*.wav"),
     split_rules={
         "paper": "80/10/10 at random with seed 0 (the reference has no seed); the same speakers in all",
         "speaker-disjoint": "whole speakers, dealt by a seeded hash within each severity; severity 2 has "
@@ -56,20 +57,28 @@ DESCRIPTION = CorpusDescription(
 
 
 def rows(source: Source) -> Iterator[Row]:
-    """Speaker by speaker."""
+    """Folder by folder; files of no known speaker are left out."""
     audios, speakers = [], {}
-    for folder in source.folders():
-        if (speaker := folder.lower()) and SPEAKER.fullmatch(folder):
+    for audio in source.files():
+        if speaker := _speaker(audio):
             severity = "0" if "c" in speaker else SEVERITY.get(speaker)
             if severity is None:
-                source.notice(f"{folder} has no published severity and is left out")
+                source.notice(f"{speaker} has no published severity and is left out")
                 continue
             speakers[speaker] = severity
-            audios += list(source.files(folder))
+            audios.append((audio, speaker))
     disjoint = dealt(speakers, source.seed_or(0))
     marks = shuffled_tenths(len(audios), source.seed_or(0))
-    for place, audio in enumerate(audios):
-        speaker = audio.partition("/")[0].lower()
+    for place, (audio, speaker) in enumerate(audios):
         split = disjoint[speaker] if source.rule == "speaker-disjoint" else SPLITS[marks[place]]
         labels = {"dysarthria": speakers[speaker], "gender": speaker[0].upper()}
         yield Row(audio, split, labels, speaker)
+
+
+def _speaker(audio: str) -> str:
+    """The speaker of a file, lower-case; empty where neither its name nor a folder tells."""
+    *folders, name = audio.split("/")
+    for part in (name.partition("_")[0], *reversed(folders)):
+        if SPEAKER.fullmatch(part.strip()):
+            return part.strip().lower()
+    return ""

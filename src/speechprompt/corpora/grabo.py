@@ -1,7 +1,7 @@
 """Grabo: eleven Dutch speakers who steer a robot, 36 commands, ten recordings of each (row 2).
 
-Layout: `speakers/<speaker>/spchdatadir/recording<N>/<take>.wav`. What the take files are called could not be
-verified, so they are ordered by the numbers in their names.
+Layout: `speakers/<speaker>/spchdatadir/recording<N>/Voice_<take>.wav`, speakers pp2, pp3 …; beside it `framedir`
+and `transcriptions`, which are not read. Takes are in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DESCRIPTION = CorpusDescription(
     tasks={"command": ("command",)},
     languages=("nl",),
     url="https://www.esat.kuleuven.be/psi/spraak/downloads/",
-    licence="none stated; free for research",
+    licence="none stated",
     citation="Renkens et al. 2014, Acquisition of Ordinal Words Using Weakly Supervised NMF, SLT",
     marks=("speakers/*/spchdatadir", "*/spchdatadir"),
     split_rules={

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from speechprompt.corpora.protocol import Row
 from speechprompt.corpora.source import plain
+from speechprompt.corpora.splitting import SPLITS
 from speechprompt.errors import CorpusError, OutputExists
 
 ROW_HASH_MASK = 2**30 - 1
@@ -53,6 +54,11 @@ class Tally:
         for slot, label in row.labels.items():
             self.labels[row.split, slot, label] += 1
         return True
+
+    def rows_by_split(self) -> dict[str, int]:
+        """Rows per split: train, valid, test, then folds in their order."""
+        known = [split for split in SPLITS if split in self.splits]
+        return {split: self.splits[split] for split in (*known, *sorted(self.splits.keys() - set(SPLITS)))}
 
     def labels_of(self, slot: str) -> Counter[str]:
         """Rows per label of a slot, over all splits."""

@@ -1,8 +1,8 @@
 """MUStARD++: 1,202 clips of television shows with sarcasm and emotions (row 13).
 
 Layout: `mustard++_text.csv` (context lines and, with a value in `Sarcasm`, the utterances; fields run over
-lines) and clips as `final_utterance_videos/<KEY>.mp4` or as extracted `.wav` there or in
-`final_utterance_videos_wav/`.
+lines) and clips as `final_utterance_videos/<SCENE>_u.mp4` or as extracted `.wav`, there or in a folder beside it.
+`KEY` is the clip's name in every published row but one, where an emotion slipped into its place.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ DESCRIPTION = CorpusDescription(
     title="MUStARD++",
     tasks={"sarcasm": ("sarcasm",), **{slot: (slot,) for slot in EMOTION_COLUMNS}},
     languages=("en",),
+    hours=1.4,
     url="https://github.com/cfiltnlp/MUStARD_Plus_Plus (clips: "
     "https://drive.google.com/drive/folders/1kUdT2yU7ERJ5KdauObTj5oQsBlSrvTlW)",
     licence="none stated; clips belong to the broadcasters",
@@ -42,8 +43,8 @@ DESCRIPTION = CorpusDescription(
 def rows(source: Source) -> Iterator[Row]:
     """The utterances in the order of the table; a key that stands twice counts once."""
     table = source.require(TABLE)
-    columns = ("KEY", "SPEAKER", "SHOW", "Sarcasm")
-    lines = {line["KEY"]: line for line in read_table(table, columns) if line.get("Sarcasm")}
+    columns = ("SCENE", "KEY", "SPEAKER", "SHOW", "Sarcasm")
+    lines = {_clip_name(line): line for line in read_table(table, columns) if line.get("Sarcasm")}
     pairs = {key: (line["SHOW"], line["SPEAKER"]) for key, line in lines.items()}
     disjoint = by_speaker(list(pairs.values()), source.seed_or(0))
     marks = shuffled_tenths(len(lines), source.seed_or(0))
@@ -58,3 +59,8 @@ def rows(source: Source) -> Iterator[Row]:
                 labels[slot] = line[column].lower()
         split = disjoint[pairs[key]] if source.rule == "speaker-disjoint" else SPLITS[marks[place]]
         yield Row(audio, split, labels, "/".join(pairs[key]), id=key)
+
+
+def _clip_name(line: dict[str, str]) -> str:
+    """The key, or `<SCENE>_u` where the key is not one of its scene."""
+    return line["KEY"] if line["KEY"].startswith(line["SCENE"]) else f"{line['SCENE']}_u"

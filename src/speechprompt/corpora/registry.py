@@ -150,7 +150,7 @@ def prepare(
         name=name,
         split_rule=source.rule,
         rows=tally.rows,
-        splits=dict(tally.splits),
+        splits=tally.rows_by_split(),
         slots=slots,
         skipped=source.skipped,
         notices=tuple(source.notices),
@@ -183,7 +183,7 @@ def check(
         split_rule=source.rule,
         rows=tally.rows,
         published_rows=description.published_rows(source.rule, source.variant),
-        splits=dict(tally.splits),
+        splits=tally.rows_by_split(),
         published_splits=description.published_splits(source.rule, source.variant),
         labels=dict(tally.labels),
         published_labels={
