@@ -65,12 +65,19 @@ def test_a_folded_bank_gives_the_scores_of_an_unfolded_one(kind: dict[str, objec
         torch.testing.assert_close(torch.stack([row[slot] for row in folded]), values, atol=1e-5, rtol=0)
 
 
-def test_a_folded_bank_still_trains() -> None:
-    entry = entry_of(LM)
-    bank = Bank([entry]).fold(LM)
-    rows = torch.zeros(1, dtype=torch.int64)
-    classify(LM, bank, collate(some_units([5])), rows)[0].slots["word"][0, 0].backward()
+@pytest.mark.parametrize("method", METHODS)
+def test_a_folded_bank_stays_as_it_was_while_its_prompt_trains(method: str) -> None:
+    entry, batch, rows = entry_of(LM, method=method), collate(some_units([5])), torch.zeros(1).long()
+    bank = Bank([entry])
+    folded = bank.fold(LM)
+    before = classify(LM, folded, batch, rows)[0].slots["word"]
+    classify(LM, bank, batch, rows)[0].slots["word"][0, 0].backward()
     assert float(entry.prompt.vectors.grad.abs().max()) > 0
+    with torch.no_grad():
+        for parameter in entry.parameters():
+            parameter += 1
+    assert torch.equal(classify(LM, folded, batch, rows)[0].slots["word"], before)
+    assert not torch.equal(classify(LM, bank, batch, rows)[0].slots["word"], before)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -16,7 +16,7 @@ from torch import Tensor
 from speechprompt.errors import UnitsError
 from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
-from speechprompt.prompting.bank import Bank, TaskPrompt
+from speechprompt.prompting.bank import Bank, BankEntry
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.classifier import classify
 from speechprompt.speech.buckets import length_buckets
@@ -58,7 +58,7 @@ class Occlusion:
 
 
 def occlude(
-    lm: UnitLM, entry: TaskPrompt, utterances: Sequence[Units], most_spans: int = MOST_SPANS
+    lm: UnitLM, entry: BankEntry, utterances: Sequence[Units], most_spans: int = MOST_SPANS
 ) -> list[Occlusion]:
     """Every utterance whole and without each of at most `most_spans` spans; rows of all share batches.
 
@@ -164,7 +164,7 @@ def span_seconds(units: Units, spans: Sequence[Span], frame_rate: float) -> list
 
 
 @torch.no_grad()
-def _scores(lm: UnitLM, entry: TaskPrompt, rows: Sequence[Units]) -> dict[str, Tensor]:
+def _scores(lm: UnitLM, entry: BankEntry, rows: Sequence[Units]) -> dict[str, Tensor]:
     """Log-probabilities (n,C) of every slot for rows of units, in their order."""
     if any(not len(row) for row in rows):
         raise UnitsError("an utterance without units has nothing to leave out")

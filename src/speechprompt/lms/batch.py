@@ -11,6 +11,8 @@ from torch import Tensor
 
 from speechprompt.speech.units import Units
 
+STREAMS = ("unit_ids", "lengths", "durations", "f0", "answers")
+
 
 @dataclass(frozen=True, slots=True)
 class UnitBatch:
@@ -35,11 +37,16 @@ class UnitBatch:
         """The same utterances with other units (B,J) after the separator."""
         return replace(self, answers=answers)
 
+    def rows(self, chosen: Tensor) -> UnitBatch:
+        """The batch of some rows (b,) int64, in that order; padding that none of them needs stays."""
+        kept = {name: value[chosen] for name in STREAMS if (value := getattr(self, name)) is not None}
+        return replace(self, **kept)
+
     def to(self, device: torch.device | str) -> UnitBatch:
         """The same batch on another device."""
         moved = {
             name: value.to(device, non_blocking=True)
-            for name in ("unit_ids", "lengths", "durations", "f0", "answers")
+            for name in STREAMS
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)

@@ -14,36 +14,59 @@ from torch import Tensor
 from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.protocol import UnitLM
-from speechprompt.prompting.bank import Bank, TaskPrompt
+from speechprompt.prompting.bank import Bank, BankEntry
 
 
 @dataclass(frozen=True, slots=True)
 class EntryScores:
-    """Scores of one bank entry: `rows` (b,) are its rows of the batch, `slots[slot]` (b,C) log-probabilities."""
+    """Scores of one bank entry: `rows` (b,) are its rows of the batch, `slots[slot]` (b,C) log-probabilities.
+
+    `hidden` (b,D) is what the LM makes of each utterance under the prompt: its state at the separator.
+    """
 
     entry: int
     rows: Tensor
     slots: Mapping[str, Tensor]
+    hidden: Tensor
 
 
-def classify(lm: UnitLM, bank: Bank, batch: UnitBatch, rows: Tensor) -> list[EntryScores]:
+def classify(lm: UnitLM, bank: Bank[BankEntry], batch: UnitBatch, rows: Tensor) -> list[EntryScores]:
     """Log-probabilities over the labels of every slot, for each entry that the batch uses.
 
     `rows` (B,) int64 names the bank entry of each row. Autoregressive entries feed back their best label,
-    chosen among the slot's labels (constrained decoding).
+    chosen among the slot's labels (constrained decoding); rows that are answered take no part in further steps.
     """
-    prefixes, separators = bank.prefixes(lm, rows), bank.separators(rows)
-    entries = [_Reader(k, bank.entries[k], (rows == k).nonzero()[:, 0]) for k in rows.unique().tolist()]
-    steps = max(reader.steps for reader in entries)
-    answers = batch.unit_ids.new_zeros(len(rows), 0)
-    for step in range(steps):
-        logits = _logits(lm, batch.with_answers(answers), prefixes, separators)
-        fed_back = batch.unit_ids.new_zeros(len(rows), 1)
-        for reader in entries:
-            if step < reader.steps:
-                fed_back[reader.rows, 0] = reader.read(logits[reader.rows], step)
-        answers = torch.cat([answers, fed_back], 1)
-    return [EntryScores(reader.index, reader.rows, reader.slots) for reader in entries]
+    readers = [_Reader(k, bank.entries[k], (rows == k).nonzero()[:, 0]) for k in rows.unique().tolist()]
+    _read(lm, bank, batch, rows, readers)
+    open_readers, step = [reader for reader in readers if reader.steps > 1], 1
+    while open_readers:
+        kept = torch.cat([reader.rows for reader in open_readers])
+        answers = torch.cat([torch.stack(reader.fed_back, 1) for reader in open_readers])
+        part = batch.rows(kept).with_answers(answers)
+        _read(lm, bank, part, rows[kept], open_readers, step)
+        step += 1
+        open_readers = [reader for reader in open_readers if reader.steps > step]
+    return [EntryScores(reader.index, reader.rows, reader.slots, reader.hidden) for reader in readers]
+
+
+def _read(
+    lm: UnitLM,
+    bank: Bank[BankEntry],
+    batch: UnitBatch,
+    rows: Tensor,
+    readers: list[_Reader],
+    step: int = 0,
+) -> None:
+    """Run one step; the batch's rows are all of them, or those of the readers in turn."""
+    hidden = lm.forward(batch, bank.prefixes(lm, rows), bank.separators(rows))[:, -1]
+    logits = lm.heads_of(hidden)["units"]
+    first = 0
+    for reader in readers:
+        places: Tensor | slice = reader.rows if step == 0 else slice(first, first + len(reader.rows))
+        first += len(reader.rows)
+        if step == 0:
+            reader.hidden = hidden[places]
+        reader.read(logits[places], step)
 
 
 def _logits(lm: UnitLM, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor) -> Tensor:
@@ -55,24 +78,28 @@ def _logits(lm: UnitLM, batch: UnitBatch, prefixes: PrefixBatch | None, separato
 class _Reader:
     """Collects one entry's scores, slot by slot or all at once."""
 
-    def __init__(self, index: int, entry: TaskPrompt, rows: Tensor) -> None:
+    hidden: Tensor
+
+    def __init__(self, index: int, entry: BankEntry, rows: Tensor) -> None:
         self.index, self.rows = index, rows
         self.verbalizer = entry.verbalizer
         self.at_once = entry.decoding == "parallel"
         self.steps = 1 if self.at_once else len(self.verbalizer.slots)
         self.slots: dict[str, Tensor] = {}
+        self.fed_back: list[Tensor] = []
 
-    def read(self, logits: Tensor, step: int) -> Tensor:
-        """Take the scores of a step from logits (b,V); the LM ids (b,) to feed back."""
+    def read(self, logits: Tensor, step: int) -> None:
+        """Take the scores of a step from logits (b,V), and the LM ids (b,) to feed back where a slot is left."""
         chosen = self.verbalizer.slots if self.at_once else self.verbalizer.slots[step : step + 1]
         for slot in chosen:
             self.slots[slot] = self.verbalizer.scores(logits, slot).log_softmax(-1)
-        best = self.slots[chosen[-1]].argmax(-1)
-        return self.verbalizer.answers(chosen[-1])[best]
+        if step + 1 < self.steps:
+            best = self.slots[chosen[-1]].argmax(-1)
+            self.fed_back.append(self.verbalizer.answers(chosen[-1])[best])
 
 
 def decode_freely(
-    lm: UnitLM, bank: Bank, batch: UnitBatch, entry: int = 0, limit: int | None = None
+    lm: UnitLM, bank: Bank[BankEntry], batch: UnitBatch, entry: int = 0, limit: int | None = None
 ) -> list[list[int]]:
     """Greedy decoding over all outputs of the verbalizer, the reference's way: label units until `</s>`.
 

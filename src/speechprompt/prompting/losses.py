@@ -34,7 +34,7 @@ class EntryLoss:
 
 def label_losses(
     lm: UnitLM,
-    bank: Bank,
+    bank: Bank[TaskPrompt],
     batch: UnitBatch,
     rows: Tensor,
     targets: list[Tensor],
@@ -68,7 +68,7 @@ def label_losses(
 
 def _hidden(
     lm: UnitLM,
-    bank: Bank,
+    bank: Bank[TaskPrompt],
     batch: UnitBatch,
     rows: Tensor,
     places: list[Tensor],

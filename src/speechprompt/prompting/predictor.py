@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from speechprompt.errors import ArtifactError, AudioError, UnknownName
+from speechprompt.errors import ArtifactError
 from speechprompt.lms.batch import collate
-from speechprompt.prompting.artifact import Artifact, PromptConfig, check_tokenizer
+from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.bank import Bank
 from speechprompt.prompting.classifier import classify
-from speechprompt.speech.audio import AudioLimits, audio_hash, read_waveform
+from speechprompt.prompting.clips import WINDOW_SECONDS, Clip, ClipEncoder, ClipSource
+from speechprompt.prompting.loaded import LoadedPrompt, PromptTable
+from speechprompt.speech.audio import AudioLimits
 from speechprompt.speech.buckets import length_buckets
+from speechprompt.speech.unit_cache import UnitCache
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
 
-WINDOW_SECONDS = 10.0
 BATCH_ROWS = 64
-CACHED_CLIPS = 1024
+BATCH_UNITS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,44 +62,57 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """A clip as it is answered: the units of its windows, and what users should know about it."""
+class Question:
+    """A clip and a prompt to ask about it."""
 
-    windows: tuple[Units, ...]
-    duration_seconds: float
-    source: str | None = None
-    notices: tuple[str, ...] = ()
+    clip: Clip
+    prompt: LoadedPrompt
 
 
 class Predictor:
     """A spoken LM with any number of artifacts, ready to answer.
 
     `artifacts` are folders or loaded artifacts; two of one name are refused. `window_seconds` cuts longer
-    clips. Units of the last clips are kept, so that asking again costs no encoding. One owner at a time.
+    clips. Units of the last clips are kept in `cache`, so that asking again costs no encoding.
+
+    `predict` does everything. A server calls its halves, `encode` and `answer`, from a thread each, and adds,
+    replaces and removes prompts in `prompts` meanwhile: a question carries its prompt, so it is answered by the
+    one that was there when it was asked.
     """
 
     def __init__(
         self,
         spoken_lm: SpokenLM,
-        artifacts: Iterable[str | Path | Artifact],
+        artifacts: Iterable[str | Path | Artifact] = (),
         window_seconds: float = WINDOW_SECONDS,
         limits: AudioLimits | None = None,
+        cache: UnitCache | None = None,
     ) -> None:
         self.spoken_lm, self.window_seconds = spoken_lm, window_seconds
-        self.limits = limits or AudioLimits()
-        self.artifacts: dict[str, Artifact] = {}
-        for given in artifacts:
-            artifact = given if isinstance(given, Artifact) else Artifact.load(given, spoken_lm)
-            if artifact.name in self.artifacts:
-                raise ArtifactError(f"two artifacts are called '{artifact.name}'; rename one folder")
-            self.artifacts[artifact.name] = artifact
-        self.bank = Bank([artifact.entry for artifact in self.artifacts.values()]).fold(spoken_lm.lm)
-        self._cache: OrderedDict[str, tuple[Units, ...]] = OrderedDict()
+        self._limits, self._cache = limits, cache
+        self.prompts = PromptTable()
+        for artifact in artifacts:
+            self.add(artifact)
+
+    @cached_property
+    def encoder(self) -> ClipEncoder:
+        """The first half; its tokenizer loads when the first clip comes."""
+        return ClipEncoder(self.spoken_lm.tokenizer, self._cache, self.window_seconds, self._limits)
+
+    def add(
+        self, artifact: str | Path | Artifact, name: str | None = None, replace: bool = False
+    ) -> LoadedPrompt:
+        """Load, check, fold and offer an artifact; all or nothing, while others are asked.
+
+        ArtifactError when it is damaged, of another spoken LM, or of a name that is taken (unless `replace`).
+        """
+        loaded = artifact if isinstance(artifact, Artifact) else Artifact.load(artifact, self.spoken_lm)
+        prompt = LoadedPrompt.of(loaded, self.spoken_lm.lm, name)
+        self.prompts.add(prompt, replace)
+        return prompt
 
     def predict(
-        self,
-        clips: str | Path | NDArray[np.float32] | Sequence[str | Path | NDArray[np.float32]],
-        tasks: Sequence[str] | None = None,
+        self, clips: ClipSource | Sequence[ClipSource], tasks: Sequence[str] | None = None
     ) -> list[Prediction]:
         """Answer every clip with every task (all of them by default), clip by clip.
 
@@ -106,90 +120,83 @@ class Predictor:
         read, UnknownName for a task that is not there, ArtifactError when an artifact knows other units.
         """
         several = [clips] if isinstance(clips, str | Path | np.ndarray) else list(clips)
-        chosen = self._chosen(tasks)
-        return self.predict_units([self._encode(clip) for clip in several], chosen)
+        chosen = self.prompts.chosen(tasks)
+        self.check_units(chosen)
+        return self.answer([Question(clip, prompt) for clip in self.encode(several) for prompt in chosen])
 
-    def _chosen(self, tasks: Sequence[str] | None) -> list[int]:
-        names = list(self.artifacts)
-        for task in tasks or ():
-            if task not in self.artifacts:
-                raise UnknownName("task", task, names)
-        return [names.index(task) for task in tasks] if tasks is not None else list(range(len(names)))
+    def check_units(self, prompts: Iterable[LoadedPrompt]) -> None:
+        """ArtifactError when one of the prompts was trained on units of another tokenizer than this one."""
+        for prompt in prompts:
+            known = prompt.tokenizer_fingerprint
+            if known is not None and known != (ours := self.spoken_lm.tokenizer.fingerprint):
+                raise ArtifactError(
+                    f"{prompt.path or prompt.name} was trained on units of {prompt.tokenizer} ({known}), but this "
+                    f"{self.spoken_lm.tokenizer_name} is another one ({ours})"
+                )
 
-    def _encode(self, clip: str | Path | NDArray[np.float32]) -> Clip:
-        for artifact in self.artifacts.values():
-            check_tokenizer(artifact.config, self.spoken_lm, artifact.path)
-        tokenizer = self.spoken_lm.tokenizer
-        source: str | None = None
-        notices: tuple[str, ...] = ()
-        if isinstance(clip, str | Path):
-            source = str(clip)
-            waveform, notices = read_waveform(clip, tokenizer.sample_rate, limits=self.limits)
-        else:
-            waveform = np.asarray(clip, dtype=np.float32)
-            if waveform.ndim != 1 or not np.isfinite(waveform).all():
-                raise AudioError("a waveform must be one-dimensional and hold numbers only")
-        key = audio_hash(waveform, tokenizer.sample_rate)
-        windows = self._cache.get(key)
-        if windows is None:
-            windows = tuple(
-                tokenizer.encode_batch(windows_of(waveform, tokenizer.sample_rate, self.window_seconds))
-            )
-            self._cache[key] = windows
-            if len(self._cache) > CACHED_CLIPS:
-                self._cache.popitem(last=False)
-        return Clip(windows, len(waveform) / tokenizer.sample_rate, source, tuple(notices))
+    def encode(self, clips: Sequence[ClipSource]) -> list[Clip]:
+        """The first half: units of every clip, from the cache or in one batch. AudioError as `predict`."""
+        return self.encoder.encode(clips)
 
-    def predict_units(self, clips: Sequence[Clip], chosen: Sequence[int]) -> list[Prediction]:
-        """Answers for encoded clips; rows of all clips and tasks share batches."""
-        work = [(c, k, window) for c, clip in enumerate(clips) for k in chosen for window in clip.windows]
-        pooled: dict[tuple[int, int], dict[str, list[Tensor]]] = {}
-        for indices in length_buckets([len(window) for _, _, window in work], BATCH_ROWS, None):
-            with torch.inference_mode():
-                self._classify([work[i] for i in indices], pooled)
-        named = [(name, artifact.config) for name, artifact in self.artifacts.items()]
-        return [answer(*named[k], pooled[c, k], clips[c]) for c in range(len(clips)) for k in chosen]
+    @torch.inference_mode()
+    def answer(self, questions: Sequence[Question]) -> list[Prediction]:
+        """The second half: a prediction a question, in their order; rows of all of them share batches.
+
+        UnitsError when a clip has more units in a window than the LM can read.
+        """
+        rows = [
+            _Row(number, place, window)
+            for number, question in enumerate(questions)
+            for place, window in enumerate(question.clip.windows)
+        ]
+        found: list[list[dict[str, Tensor]]] = [[{}] * len(question.clip.windows) for question in questions]
+        for indices in length_buckets([len(row.units) for row in rows], BATCH_ROWS, None, BATCH_UNITS):
+            self._classify([rows[i] for i in indices], questions, found)
+        return [
+            prediction_of(question, windows) for question, windows in zip(questions, found, strict=True)
+        ]
 
     def _classify(
-        self,
-        work: Sequence[tuple[int, int, Units]],
-        pooled: dict[tuple[int, int], dict[str, list[Tensor]]],
+        self, rows: Sequence[_Row], questions: Sequence[Question], found: list[list[dict[str, Tensor]]]
     ) -> None:
+        """Fill in the log-probabilities (C,) of every slot of rows, each under its own question's prompt."""
         lm = self.spoken_lm.lm
-        rows = torch.tensor([k for _, k, _ in work], device=lm.device)
-        batch = collate([window for _, _, window in work]).to(lm.device)
-        for entry in classify(lm, self.bank, batch, rows):
-            for place, row in enumerate(entry.rows.tolist()):
-                slots = pooled.setdefault((work[row][0], entry.entry), {})
-                for slot, scores in entry.slots.items():
-                    slots.setdefault(slot, []).append(scores[place].float().cpu())
+        prompts = [questions[row.question].prompt.prompt for row in rows]
+        places = {id(prompt): place for place, prompt in enumerate({id(p): p for p in prompts}.values())}
+        bank = Bank(list({id(p): p for p in prompts}.values()))
+        entries = torch.tensor([places[id(prompt)] for prompt in prompts], device=lm.device)
+        batch = collate([row.units for row in rows]).to(lm.device)
+        for entry in classify(lm, bank, batch, entries):
+            slots = {slot: scores.float().cpu() for slot, scores in entry.slots.items()}
+            for place, index in enumerate(entry.rows.tolist()):
+                row = rows[index]
+                found[row.question][row.window] = {slot: scores[place] for slot, scores in slots.items()}
 
 
-def windows_of(
-    waveform: NDArray[np.float32], sample_rate: int, window_seconds: float = WINDOW_SECONDS
-) -> list[NDArray[np.float32]]:
-    """Windows of equal length that cover the clip (S,), none longer than `window_seconds`."""
-    longest = int(window_seconds * sample_rate)
-    return np.array_split(waveform, max(1, -(-len(waveform) // longest)))
+@dataclass(frozen=True, slots=True)
+class _Row:
+    question: int
+    window: int
+    units: Units
 
 
-def answer(name: str, config: PromptConfig, pooled: Mapping[str, Sequence[Tensor]], clip: Clip) -> Prediction:
-    """A task's prediction from the log-probabilities (C,) of each slot in each window."""
-    calibration = config.calibration
+def prediction_of(question: Question, windows: Sequence[Mapping[str, Tensor]]) -> Prediction:
+    """The prediction of a question from the log-probabilities (C,) of each slot in each window."""
+    clip, prompt = question.clip, question.prompt
     slots, product = {}, 1.0
-    for slot, windows in pooled.items():
-        labels = config.slots[slot]
-        scores = calibration.apply(slot, torch.stack(list(windows)).mean(0)).tolist()
+    for slot, labels in prompt.prompt.task.slots.items():
+        pooled = torch.stack([scores[slot] for scores in windows]).mean(0)
+        scores = prompt.calibration.apply(slot, pooled).tolist()
         best = max(range(len(labels)), key=scores.__getitem__)
         slots[slot] = SlotPrediction(labels[best], scores[best], dict(zip(labels, scores, strict=True)))
         product *= scores[best]
     return Prediction(
-        task=name,
+        task=prompt.name,
         slots=slots,
         score=product,
-        abstained=product < calibration.threshold,
+        abstained=product < prompt.calibration.threshold,
         duration_seconds=clip.duration_seconds,
-        unit_count=sum(len(window) for window in clip.windows),
+        unit_count=clip.unit_count,
         window_count=len(clip.windows),
         source=clip.source,
         notices=clip.notices,

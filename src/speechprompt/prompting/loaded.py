@@ -1,0 +1,93 @@
+"""Prompts in use: an artifact reduced to what answering needs, and the table of all that a process serves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechprompt.errors import ArtifactError, UnknownName
+from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.bank import FoldedPrompt
+from speechprompt.prompting.calibration import Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPrompt:
+    """A task that can be asked: its name, folded prompt and calibration. Nothing changes it."""
+
+    name: str
+    prompt: FoldedPrompt
+    calibration: Calibration
+    tokenizer: str
+    tokenizer_fingerprint: str | None
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, artifact: Artifact, lm: UnitLM, name: str | None = None) -> LoadedPrompt:
+        """Fold an artifact; its configuration, metrics and trained vectors are not kept."""
+        config = artifact.config
+        return cls(
+            name or artifact.name,
+            artifact.entry.fold(lm),
+            config.calibration,
+            config.tokenizer,
+            config.tokenizer_fingerprint,
+            artifact.path,
+        )
+
+
+class PromptTable(Mapping[str, LoadedPrompt]):
+    """Loaded prompts by name, in the order in which they came.
+
+    Reading takes no lock and sees one moment: `snapshot` is a mapping that later changes leave alone. What was
+    looked up before a change still answers afterwards.
+    """
+
+    def __init__(self, prompts: Sequence[LoadedPrompt] = ()) -> None:
+        self._now: Mapping[str, LoadedPrompt] = {}
+        self._lock = threading.Lock()
+        for prompt in prompts:
+            self.add(prompt)
+
+    def __getitem__(self, name: str) -> LoadedPrompt:
+        return self._now[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now)
+
+    def __len__(self) -> int:
+        return len(self._now)
+
+    @property
+    def snapshot(self) -> Mapping[str, LoadedPrompt]:
+        """All prompts of this moment."""
+        return self._now
+
+    def chosen(self, names: Sequence[str] | None = None) -> list[LoadedPrompt]:
+        """Prompts by name, all of them without names. UnknownName, with the nearest ones, for one not there."""
+        now = self._now
+        for name in names or ():
+            if name not in now:
+                raise UnknownName("task", name, now)
+        return list(now.values()) if names is None else [now[name] for name in names]
+
+    def add(self, prompt: LoadedPrompt, replace: bool = False) -> LoadedPrompt | None:
+        """Put a prompt in; the one that it replaced. ArtifactError when the name is taken, unless `replace`."""
+        with self._lock:
+            old = self._now.get(prompt.name)
+            if old is not None and not replace:
+                raise ArtifactError(f"two artifacts are called '{prompt.name}'; rename one folder")
+            self._now = {**self._now, prompt.name: prompt}
+            return old
+
+    def remove(self, name: str) -> LoadedPrompt:
+        """Take a prompt out and return it. UnknownName when it is not there."""
+        with self._lock:
+            if name not in self._now:
+                raise UnknownName("task", name, self._now)
+            removed = self._now[name]
+            self._now = {key: prompt for key, prompt in self._now.items() if key != name}
+            return removed
