@@ -55,7 +55,7 @@ class BankEntry(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FoldedPrompt:
     """A prompt as inference sees it: its prefix, separator and verbalizer, and no trained vectors besides.
 
@@ -128,12 +128,6 @@ class TaskPrompt(nn.Module):
     def trained_parameters(self) -> int:
         """How many numbers training changes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-    @torch.no_grad()
-    def folded(self, lm: UnitLM) -> TaskPrompt:
-        """The same task prompt, holding the prefix that it folds to on `lm` instead of what was trained."""
-        prompt = Prompt("after_projection", self.prompt.prefix(lm).detach(), self.prompt.separator.detach())
-        return TaskPrompt(self.task, prompt, self.verbalizer, self.decoding, self.shifts_positions)
 
 
 Entry = TypeVar("Entry", bound=BankEntry, covariant=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ class Clip:
         """Start and end of each window in seconds, to a sample."""
         count = len(self.windows)
         ends = [self.duration_seconds * i / count for i in range(count + 1)]
-        return list(zip(ends, ends[1:], strict=False))
+        return list(pairwise(ends))
 
 
 class ClipEncoder:

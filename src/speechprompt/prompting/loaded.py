@@ -14,7 +14,7 @@ from speechprompt.prompting.bank import FoldedPrompt
 from speechprompt.prompting.calibration import Calibration
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LoadedPrompt:
     """A task that can be asked: its name, folded prompt and calibration. Nothing changes it."""
 

@@ -152,9 +152,7 @@ class Predictor:
         found: list[list[dict[str, Tensor]]] = [[{}] * len(question.clip.windows) for question in questions]
         for indices in length_buckets([len(row.units) for row in rows], BATCH_ROWS, None, BATCH_UNITS):
             self._classify([rows[i] for i in indices], questions, found)
-        return [
-            prediction_of(question, windows) for question, windows in zip(questions, found, strict=True)
-        ]
+        return [prediction_of(question, windows) for question, windows in zip(questions, found, strict=True)]
 
     def _classify(
         self, rows: Sequence[_Row], questions: Sequence[Question], found: list[list[dict[str, Tensor]]]
@@ -162,9 +160,9 @@ class Predictor:
         """Fill in the log-probabilities (C,) of every slot of rows, each under its own question's prompt."""
         lm = self.spoken_lm.lm
         prompts = [questions[row.question].prompt.prompt for row in rows]
-        places = {id(prompt): place for place, prompt in enumerate({id(p): p for p in prompts}.values())}
-        bank = Bank(list({id(p): p for p in prompts}.values()))
-        entries = torch.tensor([places[id(prompt)] for prompt in prompts], device=lm.device)
+        bank = Bank(list(dict.fromkeys(prompts)))
+        places = {prompt: place for place, prompt in enumerate(bank.entries)}
+        entries = torch.tensor([places[prompt] for prompt in prompts], device=lm.device)
         batch = collate([row.units for row in rows]).to(lm.device)
         for entry in classify(lm, bank, batch, entries):
             slots = {slot: scores.float().cpu() for slot, scores in entry.slots.items()}
