@@ -4,7 +4,8 @@ SpeechPromptError              anything this package refuses to do; the message 
 ├── UsageError                 the call is wrong: an unknown name, options that exclude each other   (exit 2)
 │   └── UnknownName            a name that does not exist, with the nearest ones
 └── WorkError                  the call is right, the material is not                                (exit 1)
-    ├── AudioError             a file that cannot be decoded, is empty, too long or not a number
+    ├── AudioError             a file that cannot be decoded, is empty or not a number
+    │   └── AudioTooLong       a file over a limit on bytes, length or decoding time
     ├── CorpusError            a manifest, folder or split that contradicts itself
     ├── UnitsError             units that the tokenizer or LM does not know
     ├── CheckpointError        a model file that is truncated, foreign or unsafe
@@ -12,7 +13,14 @@ SpeechPromptError              anything this package refuses to do; the message 
     ├── ArtifactError          a prompt folder that is damaged or was trained on another spoken LM
     ├── TrainingError          training that cannot start or diverged
     ├── OutputExists           a path that would be overwritten without `--force`
-    └── MissingExtra           an optional dependency that is not installed
+    ├── MissingExtra           an optional dependency that is not installed
+    └── Refusal                what a server does not do for this caller, or not now
+        ├── NotAllowed         no token, another token, another site
+        ├── TooLarge           a request over a limit that needs no decoding to see
+        ├── Overloaded         more work than the server can answer in time; says when to come back
+        └── DeadlineExceeded   work that was, or would be, answered too late
+
+One table serves both doors: `exit_code` is what the CLI returns, `http_status` what a server answers.
 """
 
 from __future__ import annotations
@@ -22,9 +30,10 @@ from collections.abc import Iterable
 
 
 class SpeechPromptError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the CLI returns."""
+    """Base of all errors raised on purpose."""
 
     exit_code = 1
+    http_status = 422
 
 
 class UsageError(SpeechPromptError):
@@ -36,11 +45,13 @@ class UsageError(SpeechPromptError):
 class UnknownName(UsageError):
     """A name that does not exist; the message suggests the nearest known ones."""
 
+    http_status = 404
+
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
-        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
-        if near:
-            hint = f"did you mean {' or '.join(near)}?"
+        self.nearest = tuple(difflib.get_close_matches(name, self.known, n=3, cutoff=0.5))
+        if self.nearest:
+            hint = f"did you mean {' or '.join(self.nearest)}?"
         else:
             hint = f"known: {', '.join(self.known[:12])}{', …' if len(self.known) > 12 else ''}"
         super().__init__(f"unknown {kind} '{name}'; {hint}")
@@ -51,7 +62,13 @@ class WorkError(SpeechPromptError):
 
 
 class AudioError(WorkError):
-    """A file that cannot be decoded, is empty, over a limit, or holds values that are not numbers."""
+    """A file that cannot be decoded, is empty, or holds values that are not numbers."""
+
+
+class AudioTooLong(AudioError):
+    """A file over a limit on bytes, length or decoding time."""
+
+    http_status = 413
 
 
 class CorpusError(WorkError):
@@ -81,6 +98,8 @@ class TrainingError(WorkError):
 class OutputExists(WorkError):
     """A path that would be overwritten."""
 
+    http_status = 409
+
     def __init__(self, path: object) -> None:
         super().__init__(f"{path} already exists; choose another path or pass --force to replace it")
 
@@ -88,5 +107,41 @@ class OutputExists(WorkError):
 class MissingExtra(WorkError):
     """An optional dependency that is not installed."""
 
+    http_status = 415
+
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}; install it with: pip install 'speechprompt[{extra}]'")
+
+
+class Refusal(WorkError):
+    """What a server does not do for this caller, or not now."""
+
+
+class NotAllowed(Refusal):
+    """No token, another token, or a page of another site. `http_status` is 401 where a token would help."""
+
+    def __init__(self, message: str, http_status: int = 401) -> None:
+        self.http_status = http_status
+        super().__init__(message)
+
+
+class TooLarge(Refusal):
+    """A request over a limit that needs no decoding to see."""
+
+    http_status = 413
+
+
+class Overloaded(Refusal):
+    """More work than the server can answer in time; `retry_after_seconds` says when to come back."""
+
+    http_status = 429
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+
+class DeadlineExceeded(Refusal):
+    """Work that was, or would be, answered after its deadline."""
+
+    http_status = 504

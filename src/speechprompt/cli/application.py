@@ -18,6 +18,7 @@ from speechprompt.cli import (
     predict,
     report,
     reproduce,
+    serve,
     show,
     sources,
     train,
@@ -41,7 +42,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
     app.callback()(_version)
     demo.register(app)
     train.register(app, with_options="train" in arguments)
-    for group in (evaluate, predict, show, report, compare, reproduce, sources, corpora, lms, cache):
+    for group in (evaluate, predict, serve, show, report, compare, reproduce, sources, corpora, lms, cache):
         group.register(app)
     return app
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from speechprompt.errors import AudioError
+from speechprompt.errors import AudioError, AudioTooLong
 from speechprompt.speech.decoders import AudioHeader, Block, Decoder, opened
 
 __all__ = ["AudioHeader", "AudioLimits", "audio_hash", "probe", "read_waveform", "read_waveform_bytes"]
@@ -25,10 +26,11 @@ _ROUNDING_SECONDS = 0.02  # manifests round their times; a span may end this muc
 
 @dataclass(frozen=True, slots=True)
 class AudioLimits:
-    """What a reader accepts: hours of audio to decode, and bytes of the file; checked before decoding."""
+    """What a reader accepts: hours of audio and bytes of the file, checked before decoding, and seconds to decode."""
 
     hours: float = 12.0
     size_bytes: int = 100 * 10**9
+    decode_seconds: float | None = None
 
 
 DEFAULT_LIMITS = AudioLimits()
@@ -102,7 +104,7 @@ def _check_size(size: int, name: str, limits: AudioLimits) -> None:
     if not size:
         raise AudioError(f"{name} is empty (0 bytes); record or copy it again")
     if size > limits.size_bytes:
-        raise AudioError(f"{name} has {size:,} bytes, over the limit of {limits.size_bytes:,}; split it")
+        raise AudioTooLong(f"{name} has {size:,} bytes, over the limit of {limits.size_bytes:,}; split it")
 
 
 def _read(
@@ -151,11 +153,16 @@ def _mono(decoder: Decoder, name: str, start: int, stop: int | None, limits: Aud
     header = decoder.header
     expected = header.frame_count if stop is None else stop
     most = math.ceil(limits.hours * 3600 * header.sample_rate)
-    too_long = AudioError(f"{name} is over the limit of {limits.hours:g} h; split it or read spans of it")
+    length = f"{limits.hours:g} h" if limits.hours >= 1 else f"{limits.hours * 3600:g} s"
+    too_long = AudioTooLong(f"{name} is over the limit of {length}; split it or read spans of it")
     if expected is not None and expected - start > most:
         raise too_long
-    position = start
+    position, began = start, time.monotonic()
     for block in decoder.blocks(start):
+        if limits.decode_seconds is not None and time.monotonic() - began > limits.decode_seconds:
+            raise AudioTooLong(
+                f"{name} takes over {limits.decode_seconds:g} s to decode; send it as wav or flac"
+            )
         block = block if stop is None else block[: stop - position]
         position += len(block)
         if position - start > most:

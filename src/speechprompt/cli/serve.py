@@ -1,0 +1,97 @@
+"""The command `serve`: the HTTP server over a folder of artifacts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from speechprompt.cli.commands import ArtifactLm, Device, Dtype, Threads, add_command
+from speechprompt.cli.materials import open_spoken_lm
+from speechprompt.cli.terminal import Terminal
+from speechprompt.errors import MissingExtra, SpeechPromptError, UsageError
+
+if TYPE_CHECKING:
+    pass
+
+TOKEN_VARIABLE = "SPEECHPROMPT_TOKEN"
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="ARTIFACTS_DIR", help="A folder of prompt folders; watched while serving.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(app, serve, "speechprompt serve prompts/")
+
+
+def serve(
+    terminal: Terminal,
+    folder: Folder,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            help=f"File with the bearer token that may change tasks; else the variable {TOKEN_VARIABLE}.",
+        ),
+    ] = None,
+    deadline: Annotated[float, typer.Option("--deadline", help="Seconds to answer in by default.")] = 10.0,
+    max_bytes: Annotated[int, typer.Option("--max-bytes", help="Largest body.")] = 25 * 2**20,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest clip.")] = 600.0,
+    client_header: Annotated[
+        str | None,
+        typer.Option("--client-header", help="Header in which a proxy names the client, for fairness."),
+    ] = None,
+    lm: ArtifactLm = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    threads: Threads = None,
+) -> None:
+    """Serve every prompt of a folder over HTTP: one LM in memory, mixed batches, a page at /, documents at /docs.
+
+    Prompts that appear, change or go while it runs are served, swapped or removed. SIGTERM answers what was
+    accepted, then ends. The log goes to stderr, a JSON document a line.
+    """
+    try:
+        from speechprompt.server.running import run_server
+        from speechprompt.server.settings import ServerSettings
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "server", "serving") from None
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; make it, and put prompt folders into it")
+    settings = ServerSettings(
+        artifacts=folder,
+        token=_token(token_file),
+        deadline_seconds=deadline,
+        body_bytes=max_bytes,
+        clip_seconds=max_seconds,
+        client_header=client_header,
+    )
+    spoken_lm = open_spoken_lm(lm or _lm_of(folder), device, dtype, threads)
+    run_server(spoken_lm, settings, host, port, quiet=terminal.quiet)
+
+
+def _token(file: Path | None) -> str | None:
+    token = os.environ.get(TOKEN_VARIABLE) if file is None else file.read_text(encoding="utf-8")
+    token = token.strip() if token else None
+    if token is not None and len(token) < 16:
+        raise UsageError("the token is shorter than 16 characters; make one with: openssl rand -hex 16")
+    return token
+
+
+def _lm_of(folder: Path) -> str:
+    """The spoken LM that the first readable artifact names, else the default."""
+    from speechprompt.prompting.artifact import CONFIG, read_config
+    from speechprompt.spoken_lm import DEFAULT
+
+    for path in sorted(folder.glob(f"*/{CONFIG}")):
+        try:
+            return read_config(path.parent).spoken_lm
+        except SpeechPromptError:
+            continue
+    return DEFAULT

@@ -1,0 +1,54 @@
+"""The application: routes, problems and the front door around one service.
+
+To add routes, write a module with a `router` and include it here; `service_of(request)` is what they work with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+import speechprompt
+from speechprompt.server import classify, operations, tasks
+from speechprompt.server.front_door import FrontDoor
+from speechprompt.server.problems import install_problems
+from speechprompt.server.service import Service
+from speechprompt.server.settings import ServerSettings
+from speechprompt.spoken_lm import SpokenLM
+
+PAGE = Path(__file__).parent / "page"
+"""The page at `/`: every file of this folder is served as it is."""
+
+
+def create_app(spoken_lm: SpokenLM, settings: ServerSettings | None = None) -> FastAPI:
+    """An ASGI application that serves the artifacts of `settings.artifacts` on one spoken LM.
+
+    Models load when it starts; it answers what it accepted before it ends.
+    """
+    service = Service(spoken_lm, settings or ServerSettings())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="speechprompt",
+        version=speechprompt.__version__,
+        summary="One frozen spoken language model, many small trained prompts, one speech classifier per prompt.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    install_problems(app)
+    for room in (classify, tasks, operations):
+        app.include_router(room.router)
+    if PAGE.is_dir():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.add_middleware(FrontDoor, metrics=service.metrics)
+    return app

@@ -1,0 +1,143 @@
+"""Artifacts on disk, and how they come and go while a server runs: the watched folder, uploads, deletions.
+
+Everything is validated before it is served, and served by one swap of the catalogue.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from speechprompt.errors import ArtifactError, SpeechPromptError, UsageError
+from speechprompt.prompting.artifact import CONFIG, METRICS, TENSORS, Artifact
+from speechprompt.server.archive import unpack
+from speechprompt.server.catalogue import Catalogue, ServedTask
+
+logger = logging.getLogger(__name__)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names that uploads may have: one folder, no tricks, no quoting in a URL."""
+
+Signature = tuple[tuple[int, int, int], ...]
+
+
+class ArtifactsFolder:
+    """A folder of prompt folders, kept in step with a catalogue. Calls block; changes happen one at a time."""
+
+    def __init__(self, catalogue: Catalogue, folder: Path | None) -> None:
+        self.catalogue, self.folder = catalogue, folder
+        self.refused: Mapping[str, str] = {}
+        self._served: dict[str, Signature] = {}
+        self._tried: dict[str, Signature] = {}
+        self._changing = threading.Lock()
+
+    def scan(self) -> None:
+        """Serve what is new or changed on disk, stop what is gone, keep the old where the new is damaged."""
+        if self.folder is None:
+            return
+        with self._changing:
+            present = dict(_signatures(self.folder))
+            fresh, refused = [], {k: v for k, v in self.refused.items() if k in present}
+            for name, signature in present.items():
+                if self._tried.get(name) == signature:
+                    continue
+                self._tried[name] = signature
+                refused.pop(name, None)
+                try:
+                    fresh.append(self._load(self.folder / name, name))
+                except SpeechPromptError as error:
+                    refused[name] = str(error)
+                    logger.warning("artifact refused", extra={"task": name, "reason": str(error)})
+                else:
+                    self._served[name] = signature
+            self.refused = refused
+            self._publish(fresh, gone=[name for name in self._served if name not in present])
+            self._tried = {name: self._tried[name] for name in present}
+
+    def _publish(self, fresh: list[ServedTask], gone: list[str]) -> None:
+        if fresh:
+            self.catalogue.put(*fresh)
+        for name in gone:
+            del self._served[name]
+            if name in self.catalogue.tasks:
+                self.catalogue.remove(name)
+        for change, names in (("served", [task.name for task in fresh]), ("removed", gone)):
+            for name in names:
+                logger.info("artifact %s", change, extra={"task": name})
+
+    def install(self, name: str, content: bytes) -> ServedTask:
+        """Validate a zip of an artifact folder, keep it under `name` and serve it. ArtifactError, UsageError."""
+        check_name(name)
+        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=self.folder) as scratch:
+            unpack(content, Path(scratch))
+            try:
+                artifact = Artifact.load(scratch, self.catalogue.spoken_lm)
+            except ArtifactError as error:
+                raise ArtifactError(str(error).replace(f"{scratch}/", "").replace(scratch, name)) from None
+            return self.register(artifact, name)
+
+    def register(self, artifact: Artifact, name: str) -> ServedTask:
+        """Serve an artifact under `name` from now on, and keep it in the folder. ArtifactError when it is unfit."""
+        check_name(name)
+        with self._changing:
+            task = self.catalogue.served(replace(artifact, path=None), name)
+            if self.folder is not None:
+                artifact.save(self.folder / name, force=True)
+                self._served[name] = self._tried[name] = _signature(self.folder / name)
+                self.refused = {key: reason for key, reason in self.refused.items() if key != name}
+            self.catalogue.put(task)
+            logger.info("artifact served", extra={"task": name, "revision": task.revision})
+            return task
+
+    def delete(self, name: str) -> None:
+        """Stop serving a task and delete its folder. UnknownName."""
+        with self._changing:
+            self.catalogue.remove(name)
+            self._served.pop(name, None)
+            self._tried.pop(name, None)
+            if self.folder is not None and NAME.fullmatch(name):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            logger.info("artifact removed", extra={"task": name})
+
+    def _load(self, path: Path, name: str) -> ServedTask:
+        try:
+            return self.catalogue.served(Artifact.load(path, self.catalogue.spoken_lm), name)
+        except SpeechPromptError as error:
+            raise ArtifactError(str(error).replace(str(path), name)) from None
+
+
+def check_name(name: str) -> None:
+    """UsageError for a name that could not be a folder and a part of a URL."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"'{name[:100]}' cannot be a task's name; use letters, digits, '.', '_' and '-', at most 100"
+        )
+
+
+def _signatures(folder: Path) -> Iterator[tuple[str, Signature]]:
+    """Each prompt folder with what changes when it is written. Hidden folders are work in progress."""
+    try:
+        children = sorted(folder.iterdir())
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from None
+    for child in children:
+        if not child.name.startswith(".") and (child / CONFIG).is_file():
+            yield child.name, _signature(child)
+
+
+def _signature(folder: Path) -> Signature:
+    stats = []
+    for name in (CONFIG, TENSORS, METRICS):
+        try:
+            found = (folder / name).stat()
+        except OSError:
+            stats.append((0, 0, 0))
+        else:
+            stats.append((found.st_mtime_ns, found.st_size, found.st_ino))
+    return tuple(stats)

@@ -1,0 +1,92 @@
+"""The tasks that a server answers: an unchanging snapshot, swapped whole when one comes, changes or goes."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from speechprompt.errors import UnknownName
+from speechprompt.prompting.artifact import Artifact, PromptConfig, check_tokenizer
+from speechprompt.prompting.bank import TaskPrompt
+from speechprompt.spoken_lm import SpokenLM
+
+EVERY_TASK = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTask:
+    """One task as it is served: its folded prompt, and what users may know about it.
+
+    `revision` is a hash of configuration and tensors. A batch holds the task itself, so that one which is replaced
+    meanwhile still answers what it accepted.
+    """
+
+    name: str
+    revision: str
+    config: PromptConfig
+    metrics: Mapping[str, Any]
+    entry: TaskPrompt
+
+
+class Catalogue:
+    """Tasks by name. Reading needs no lock; `put` and `remove` swap the snapshot."""
+
+    def __init__(self, spoken_lm: SpokenLM) -> None:
+        self.spoken_lm = spoken_lm
+        self._tasks: Mapping[str, ServedTask] = MappingProxyType({})
+        self._writing = threading.Lock()
+
+    @property
+    def tasks(self) -> Mapping[str, ServedTask]:
+        """The present snapshot, in the order of names."""
+        return self._tasks
+
+    def served(self, artifact: Artifact, name: str | None = None) -> ServedTask:
+        """An artifact made ready to serve. ArtifactError when it knows other units."""
+        check_tokenizer(artifact.config, self.spoken_lm, artifact.path)
+        entry = artifact.entry.folded(self.spoken_lm.lm)
+        revision = revision_of(artifact)
+        return ServedTask(name or artifact.name, revision, artifact.config, artifact.metrics, entry)
+
+    def put(self, *tasks: ServedTask) -> None:
+        """Add or replace tasks, all at once."""
+        with self._writing:
+            merged = {**self._tasks, **{task.name: task for task in tasks}}
+            self._tasks = MappingProxyType(dict(sorted(merged.items())))
+
+    def remove(self, name: str) -> None:
+        """Stop answering a task; what was accepted is still answered. UnknownName when it is not there."""
+        with self._writing:
+            if name not in self._tasks:
+                raise UnknownName("task", name, self._tasks)
+            self._tasks = MappingProxyType({key: task for key, task in self._tasks.items() if key != name})
+
+    def task(self, name: str) -> ServedTask:
+        """One task. UnknownName with the nearest names; never another task."""
+        tasks = self._tasks
+        if name not in tasks:
+            raise UnknownName("task", name, tasks)
+        return tasks[name]
+
+    def chosen(self, names: Sequence[str]) -> list[ServedTask]:
+        """The tasks of a request, each once, in its order; `*` is all of them. UnknownName as above."""
+        tasks = self._tasks
+        if EVERY_TASK in names:
+            return list(tasks.values())
+        for name in names:
+            if name not in tasks:
+                raise UnknownName("task", name, tasks)
+        return [tasks[name] for name in dict.fromkeys(names)]
+
+
+def revision_of(artifact: Artifact) -> str:
+    """A short hash of everything that decides an artifact's answers."""
+    digest = hashlib.sha256(artifact.config.model_dump_json().encode())
+    for name, tensor in sorted(artifact.entry.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

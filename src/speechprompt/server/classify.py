@@ -1,0 +1,146 @@
+"""The routes that hear a clip: POST /v1/classify and POST /v1/units."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from speechprompt.errors import UsageError
+from speechprompt.prompting.predictor import Clip
+from speechprompt.server.catalogue import EVERY_TASK
+from speechprompt.server.gate import Ticket
+from speechprompt.server.problems import Problem, request_id_of
+from speechprompt.server.schemas import Answers, UnitsAnswer, task_answer, window_units
+from speechprompt.server.service import Service, service_of
+from speechprompt.server.uploads import Upload, decode, read_upload
+
+router = APIRouter(tags=["clips"])
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": about}
+    for status, about in {
+        404: "a task that is not there; names the nearest",
+        413: "over a limit on bytes, length or decoding time",
+        415: "a format that this installation cannot decode",
+        422: "not a clip, or fields that do not fit",
+        429: "too much work for now; Retry-After says when",
+        504: "not answered by its deadline",
+    }.items()
+}
+Deadline = Annotated[
+    float | None,
+    Query(gt=0, le=3600, description="seconds to answer in; by default what the server was started with"),
+]
+
+
+class UnitsForm(BaseModel):
+    """The form of POST /v1/units."""
+
+    file: str = Field(
+        description="the clip: wav, flac, ogg, opus, mp3, with the media extra webm, m4a, mp4; raw 16-bit mono PCM "
+        "only with its sample_rate",
+        json_schema_extra={"format": "binary", "contentMediaType": "application/octet-stream"},
+    )
+    sample_rate: int = Field(16000, ge=1000, le=384_000, description="Hz; the file is raw PCM")
+
+
+class ClassifyForm(UnitsForm):
+    """The form of POST /v1/classify."""
+
+    task: list[str] = Field(
+        [EVERY_TASK], description="tasks to ask, repeated; * is all of them", max_length=10_000
+    )
+    top_k: int = Field(10_000, ge=1, le=10_000, description="labels of a slot to show; by default all")
+
+
+def _body(form: type[BaseModel]) -> dict[str, Any]:
+    content = {"multipart/form-data": {"schema": form.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A clip on its way: its units, its notices and its place in the accepted work."""
+
+    clip: Clip
+    notices: tuple[str, ...]
+    ticket: Ticket
+
+
+@asynccontextmanager
+async def _heard(
+    service: Service, request: Request, upload: Upload, tasks: int, deadline: float
+) -> AsyncIterator[_Heard]:
+    """Accept, decode and encode an upload; the request stays accepted while the context lasts."""
+    with service.gate.enter(service.client_of(request), deadline) as ticket:
+        rate = service.spoken_lm.tokenizer.sample_rate
+        loop = asyncio.get_running_loop()
+        waveform, notices = await loop.run_in_executor(
+            service.decoders, decode, upload, rate, service.settings
+        )
+        ticket.settle(service.engine.planned_seconds(len(waveform) / rate, tasks))
+        yield _Heard(await service.engine.encode(waveform, ticket), notices, ticket)
+
+
+def _deadline(service: Service, asked: float | None) -> float:
+    """When (monotonic) a request that arrives now must be answered. UsageError over the server's longest."""
+    longest = service.settings.longest_deadline_seconds
+    if asked is not None and asked > longest:
+        raise UsageError(
+            f"deadline_seconds is {asked:g}; this server answers within {longest:g} s or not at all"
+        )
+    return asyncio.get_running_loop().time() + (asked or service.settings.deadline_seconds)
+
+
+@router.post("/v1/classify", response_model=Answers, responses=PROBLEMS, openapi_extra=_body(ClassifyForm))
+async def classify(request: Request, deadline_seconds: Deadline = None) -> Response:
+    """Ask any tasks about one clip, which is encoded once."""
+    service = service_of(request)
+    service.check_origin(request)
+    deadline = _deadline(service, deadline_seconds)
+    service.gate.check(service.client_of(request), deadline_seconds or service.settings.deadline_seconds)
+    upload = await read_upload(request, service.settings)
+    tasks = service.catalogue.chosen(upload.all("task") or [EVERY_TASK])
+    top_k = upload.number("top_k", 1, 10_000)
+    async with _heard(service, request, upload, len(tasks), deadline) as heard:
+        predictions = await service.engine.ask(heard.clip, tasks, heard.ticket)
+    answers = Answers.model_construct(
+        request_id=request_id_of(request),
+        duration_seconds=heard.clip.duration_seconds,
+        unit_count=sum(map(len, heard.clip.windows)),
+        window_count=len(heard.clip.windows),
+        notices=list(heard.notices),
+        predictions=[
+            task_answer(found, task.revision, None if top_k is None else int(top_k))
+            for found, task in zip(predictions, tasks, strict=True)
+        ],
+    )
+    for task in tasks:
+        service.metrics.answered(task.name)
+    request.scope["log"] = {"tasks": len(tasks), "seconds": round(heard.clip.duration_seconds, 3)}
+    return Response(answers.model_dump_json(), media_type="application/json")
+
+
+@router.post("/v1/units", response_model=UnitsAnswer, responses=PROBLEMS, openapi_extra=_body(UnitsForm))
+async def units(request: Request, deadline_seconds: Deadline = None) -> UnitsAnswer:
+    """The units of one clip."""
+    service = service_of(request)
+    service.check_origin(request)
+    deadline = _deadline(service, deadline_seconds)
+    service.gate.check(service.client_of(request), deadline_seconds or service.settings.deadline_seconds)
+    upload = await read_upload(request, service.settings)
+    async with _heard(service, request, upload, 0, deadline) as heard:
+        return UnitsAnswer(
+            request_id=request_id_of(request),
+            tokenizer=service.spoken_lm.tokenizer_name,
+            frame_rate=service.spoken_lm.tokenizer.frame_rate,
+            duration_seconds=heard.clip.duration_seconds,
+            notices=list(heard.notices),
+            windows=window_units(heard.clip),
+        )

@@ -1,0 +1,222 @@
+"""The pipeline behind the routes: clips through the encoder's stage, rows of any tasks through the LM's.
+
+Knows clips and served tasks; knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from speechprompt.lms.batch import collate
+from speechprompt.prompting.bank import Bank
+from speechprompt.prompting.classifier import classify
+from speechprompt.prompting.predictor import Clip, Prediction, answer, windows_of
+from speechprompt.server.catalogue import ServedTask
+from speechprompt.server.gate import Ticket
+from speechprompt.server.settings import ServerSettings
+from speechprompt.server.stage import Piece, Stage, StageListener
+from speechprompt.speech.audio import audio_hash
+from speechprompt.speech.units import Units
+from speechprompt.spoken_lm import SpokenLM
+
+Waveform = NDArray[np.float32]
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+Result = TypeVar("Result")
+SlotScores = Mapping[str, Tensor]
+
+PADDING = 1.3
+"""A batch's longest piece may be this many times its shortest, and a few more."""
+PADDING_ALLOWANCE = 8
+REQUEST_SECONDS, ENCODER_SECONDS, LM_SECONDS = 0.003, 0.005, 0.0012
+"""Planned seconds for a request, and for a second of audio in each stage; the gate measures how far this is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the LM's batches: a window's units, and the task that is asked about it."""
+
+    units: Units
+    task: ServedTask
+
+
+class Gathering(Generic[Output, Result]):
+    """Collects the pieces of one request and wakes its coroutine. `finish` runs in the stage's thread."""
+
+    def __init__(
+        self, count: int, ticket: Ticket, planned_seconds: float, finish: Callable[[list[Output]], Result]
+    ) -> None:
+        self.deadline, self.cancelled = ticket.deadline, False
+        self._ticket, self._piece_seconds = ticket, planned_seconds / count
+        self._outputs: list[Any] = [None] * count
+        self._missing, self._finish = count, finish
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[Result] = self._loop.create_future()
+
+    def receive(self, index: int, output: Output) -> None:
+        """Take one piece."""
+        self._outputs[index] = output
+        self._missing -= 1
+        self._ticket.progress(self._piece_seconds)
+        if not self._missing and not self.cancelled:
+            try:
+                result = self._finish(self._outputs)
+            except Exception as error:
+                self.fail(error)
+            else:
+                self._loop.call_soon_threadsafe(self._settle, result, None)
+
+    def fail(self, error: Exception) -> None:
+        """End with an error; further pieces are not wanted."""
+        self.cancelled = True
+        self._loop.call_soon_threadsafe(self._settle, None, error)
+
+    def _settle(self, result: Any, error: Exception | None) -> None:
+        if self._future.done():
+            return
+        if error is not None:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(result)
+
+    async def result(self) -> Result:
+        """Wait for the whole; leaving early tells the stage that nobody waits."""
+        try:
+            return await self._future
+        finally:
+            self.cancelled = True
+
+
+class Engine:
+    """Encodes clips and asks tasks about them, in batches over all requests."""
+
+    def __init__(self, spoken_lm: SpokenLM, settings: ServerSettings, listener: StageListener) -> None:
+        self.spoken_lm, self.settings = spoken_lm, settings
+        self._cache: OrderedDict[str, tuple[Units, ...]] = OrderedDict()
+        self.encoder: Stage[Waveform, Units] = Stage(
+            "encoder", self._encode, self._fits_encoder, settings.batch_rows, listener
+        )
+        self.lm: Stage[Row, SlotScores] = Stage(
+            "lm", self._classify, self._fits_lm, settings.batch_rows, listener
+        )
+
+    def start(self) -> None:
+        """Load the models and start both stages."""
+        _ = self.spoken_lm.tokenizer, self.spoken_lm.lm
+        self.encoder.start()
+        self.lm.start()
+
+    def close(self) -> None:
+        """Finish what was accepted, then stop."""
+        self.encoder.close()
+        self.lm.close()
+
+    def planned_seconds(self, clip_seconds: float, tasks: int) -> float:
+        """Planned work of a request."""
+        return REQUEST_SECONDS + clip_seconds * (ENCODER_SECONDS + tasks * LM_SECONDS)
+
+    async def encode(self, waveform: Waveform, ticket: Ticket) -> Clip:
+        """The units of a clip's windows. AudioError, DeadlineExceeded."""
+        rate = self.spoken_lm.tokenizer.sample_rate
+        key, seconds = audio_hash(waveform, rate), len(waveform) / rate
+        windows = self._cache.get(key)
+        if windows is None:
+            parts = windows_of(waveform, rate, self.settings.window_seconds)
+            windows = self._cache[key] = await self._pieces(
+                self.encoder, parts, [len(part) for part in parts], ticket, seconds * ENCODER_SECONDS, tuple
+            )
+            while len(self._cache) > self.settings.cached_clips:
+                self._cache.popitem(last=False)
+        else:
+            self._cache.move_to_end(key)
+        return Clip(windows, seconds)
+
+    async def ask(self, clip: Clip, tasks: Sequence[ServedTask], ticket: Ticket) -> list[Prediction]:
+        """Every task's answer to a clip. DeadlineExceeded."""
+        if not tasks:
+            return []
+        rows = [Row(window, task) for task in tasks for window in clip.windows]
+        planned = clip.duration_seconds * len(tasks) * LM_SECONDS
+        sizes = [len(row.units) for row in rows]
+        return await self._pieces(
+            self.lm, rows, sizes, ticket, planned, lambda outputs: _answers(clip, tasks, outputs)
+        )
+
+    async def _pieces(
+        self,
+        stage: Stage[Input, Output],
+        works: Sequence[Input],
+        sizes: Sequence[int],
+        ticket: Ticket,
+        planned_seconds: float,
+        finish: Callable[[list[Output]], Result],
+    ) -> Result:
+        """Send pieces of work through a stage, and wait for what `finish` makes of their outputs."""
+        gathering: Gathering[Output, Result] = Gathering(len(works), ticket, planned_seconds, finish)
+        now = time.monotonic()
+        pieces = [Piece(work, sizes[i], gathering, i, now) for i, work in enumerate(works)]
+        stage.submit(ticket.client, pieces, planned_seconds / len(works))
+        return await gathering.result()
+
+    def _encode(self, waveforms: Sequence[Waveform]) -> list[Units]:
+        return self.spoken_lm.tokenizer.encode_batch(waveforms)
+
+    def _classify(self, rows: Sequence[Row]) -> list[SlotScores]:
+        """Log-probabilities of each row's slots."""
+        lm = self.spoken_lm.lm
+        tasks = list({id(row.task): row.task for row in rows}.values())
+        places = {id(task): k for k, task in enumerate(tasks)}
+        chosen = torch.tensor([places[id(row.task)] for row in rows], device=lm.device)
+        found: list[SlotScores] = [{} for _ in rows]
+        with torch.inference_mode():
+            batch = collate([row.units for row in rows]).to(lm.device)
+            for scores in classify(lm, Bank([task.entry for task in tasks]), batch, chosen):
+                slots = {slot: values.float().cpu() for slot, values in scores.slots.items()}
+                for place, row in enumerate(scores.rows.tolist()):
+                    found[row] = {slot: values[place] for slot, values in slots.items()}
+        return found
+
+    def _fits_encoder(self, batch: list[Piece[Waveform, Units]], piece: Piece[Waveform, Units]) -> bool:
+        longest = max(piece.size, *(one.size for one in batch))
+        rate = self.spoken_lm.tokenizer.sample_rate
+        return (
+            len(batch) < self.settings.batch_rows
+            and (len(batch) + 1) * longest <= self.settings.batch_seconds * rate
+            and _alike(piece.size, batch[0].size, rate // 10)
+        )
+
+    def _fits_lm(self, batch: list[Piece[Row, SlotScores]], piece: Piece[Row, SlotScores]) -> bool:
+        return (
+            len(batch) < self.settings.batch_rows
+            and _alike(piece.size, batch[0].size, PADDING_ALLOWANCE)
+            and _steps(piece.work.task) == _steps(batch[0].work.task)
+        )
+
+
+def _alike(one: int, other: int, allowance: int) -> bool:
+    return max(one, other) <= PADDING * min(one, other) + allowance
+
+
+def _steps(task: ServedTask) -> int:
+    """Forward passes that reading a task's slots takes."""
+    return 1 if task.entry.decoding == "parallel" else len(task.config.slots)
+
+
+def _answers(clip: Clip, tasks: Sequence[ServedTask], outputs: Sequence[SlotScores]) -> list[Prediction]:
+    """Predictions from the rows of each task's windows, in order."""
+    count, answers = len(clip.windows), []
+    for k, task in enumerate(tasks):
+        windows = outputs[k * count : (k + 1) * count]
+        pooled = {slot: [window[slot] for window in windows] for slot in task.config.slots}
+        answers.append(answer(task.name, task.config, pooled, clip))
+    return answers

@@ -1,0 +1,130 @@
+"""A multipart upload -> a clip and its fields, with every limit held before the work that it bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from speechprompt.errors import AudioError, AudioTooLong, TooLarge, UsageError
+from speechprompt.server.settings import ServerSettings
+from speechprompt.speech.audio import read_waveform_bytes
+from speechprompt.tokenizers.protocol import Waveform
+
+FIELDS = 20_000
+"""Fields of a form: enough to name every task of a large catalogue."""
+FIELD_BYTES = 4096
+RATES = (1000, 384_000)
+"""Sample rates of raw PCM that are believed, in Hz."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What arrived: the file's bytes, what to call it, and the other fields in order."""
+
+    content: bytes
+    name: str
+    fields: list[tuple[str, str]]
+
+    def all(self, field: str) -> list[str]:
+        """Every value of a repeated field."""
+        return [value for name, value in self.fields if name == field]
+
+    def number(self, field: str, least: float, most: float) -> float | None:
+        """A field as a number within bounds, None when it is absent. UsageError."""
+        given = self.all(field)
+        if not given:
+            return None
+        try:
+            value = float(given[-1])
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise UsageError(f"{field} is '{given[-1][:40]}'; it must be a number from {least:g} to {most:g}")
+        return value
+
+
+class _InMemory(MultiPartParser):
+    """Files stay in memory: nothing that users send touches the disk."""
+
+    spool_max_size = 0  # never rolls over
+
+
+async def body_of(request: Request, settings: ServerSettings) -> bytes:
+    """A whole request body. TooLarge from its announced size or as it arrives, UsageError when it stalls."""
+    parts = [part async for part in _limited(request, settings)]
+    return b"".join(parts)
+
+
+async def _limited(request: Request, settings: ServerSettings) -> AsyncGenerator[bytes, None]:
+    too_large = TooLarge(f"the body is over the limit of {settings.body_bytes:,} bytes; send less at once")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > settings.body_bytes:
+        raise too_large
+    received = 0
+    try:
+        async with asyncio.timeout(settings.body_seconds):
+            async for part in request.stream():
+                received += len(part)
+                if received > settings.body_bytes:
+                    raise too_large
+                yield part
+    except TimeoutError:
+        raise UsageError(f"the body did not arrive within {settings.body_seconds:g} s") from None
+
+
+async def read_upload(request: Request, settings: ServerSettings) -> Upload:
+    """The `file` and the fields of a multipart form. UsageError when it is none, TooLarge."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise UsageError("send the clip as multipart/form-data with a part called 'file'")
+    stream = _limited(request, settings)
+    try:
+        parser = _InMemory(request.headers, stream, max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES)
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise UsageError(f"the form cannot be read: {error.message}") from None
+    finally:
+        await stream.aclose()
+    try:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise UsageError("the form has no file; send the clip in a part called 'file' with a file name")
+        content = await file.read()
+        fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+        return Upload(content, display_name(file.filename), fields)
+    finally:
+        await form.close()
+
+
+def display_name(given: str | None) -> str:
+    """What to call an upload in messages: the last part of its name without surprises. Never a path."""
+    last = re.split(r"[/\\]", given or "")[-1]
+    return re.sub(r"[^\w .()+-]", "_", last).strip()[:80] or "the upload"
+
+
+def decode(upload: Upload, sample_rate: int, settings: ServerSettings) -> tuple[Waveform, tuple[str, ...]]:
+    """Samples at `sample_rate`, and notices. With the field `sample_rate` the file is raw 16-bit mono PCM.
+
+    AudioError, AudioTooLong, UsageError, MissingExtra. Blocks; runs in a worker thread.
+    """
+    rate = upload.number("sample_rate", *RATES)
+    if rate is None:
+        limits = settings.audio_limits
+        return read_waveform_bytes(upload.content, sample_rate, limits=limits, name=upload.name)
+    if len(upload.content) % 2 or not upload.content:
+        raise AudioError(f"{upload.name} holds {len(upload.content)} bytes; raw PCM is two a sample")
+    if len(upload.content) / 2 / rate > settings.clip_seconds:
+        raise AudioTooLong(f"{upload.name} is over the limit of {settings.clip_seconds:g} s")
+    samples = np.frombuffer(upload.content, dtype="<i2").astype(np.float32) / np.float32(32768)
+    if rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate, quality="VHQ").astype(np.float32)
+    if not len(samples):
+        raise AudioError(f"{upload.name} holds no samples at {sample_rate} Hz")
+    return samples, ()

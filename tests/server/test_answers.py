@@ -1,0 +1,62 @@
+"""What the routes answer: the same as the library, and an error that helps where there is no answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+from fastapi.testclient import TestClient
+
+from server.material import clip_bytes
+from speechprompt.prompting.predictor import Predictor
+from toys import SPOKEN
+
+
+def test_answers_are_the_librarys(client: TestClient, folder: Path, tmp_path: Path) -> None:
+    content = clip_bytes(1.0)
+    (tmp_path / "clip.wav").write_bytes(content)
+    names = ["both", "length", "word"]
+    expected = Predictor(SPOKEN, [folder / name for name in names]).predict(tmp_path / "clip.wav")
+    response = client.post("/v1/classify", files={"file": ("clip.wav", content)})
+    assert response.status_code == 200, response.text
+    found = response.json()
+    assert found["duration_seconds"] == pytest.approx(1.0)
+    assert [answer["task"] for answer in found["predictions"]] == names
+    for ours, theirs in zip(found["predictions"], expected, strict=True):
+        assert ours["score"] == pytest.approx(theirs.score, abs=1e-5)
+        for slot, answer in theirs.slots.items():
+            assert ours["slots"][slot]["label"] == answer.label
+            assert ours["slots"][slot]["scores"] == pytest.approx(dict(answer.scores), abs=1e-5)
+
+
+def test_an_unknown_task_is_a_404_with_the_nearest_names(client: TestClient) -> None:
+    response = client.post("/v1/classify", files={"file": clip_bytes()}, data={"task": ["wrod"]})
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["nearest"] == ["word"]
+    assert "did you mean word" in response.json()["detail"]
+    assert client.get("/v1/tasks/lenght").json()["nearest"] == ["length"]
+
+
+def test_the_catalogue_and_the_probes(client: TestClient) -> None:
+    listed = client.get("/v1/tasks").json()
+    assert [task["name"] for task in listed["tasks"]] == ["both", "length", "word"]
+    assert listed["spoken_lm"] == SPOKEN.name
+    assert client.get("/v1/tasks/word").json()["prompt_length"] == 2
+    assert client.get("/healthz").json() == {"status": "alive"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    assert "default-src 'none'" in client.get("/healthz").headers["content-security-policy"]
+    client.post("/v1/classify", files={"file": clip_bytes()}, data={"task": ["word"]})
+    text = client.get("/metrics").text
+    assert 'speechprompt_answers_total{task="word"} 1.0' in text
+    assert 'speechprompt_requests_total{route="/v1/classify",status="200"} 1.0' in text
+
+
+def test_units_are_the_tokenizers(client: TestClient, tmp_path: Path) -> None:
+    content = clip_bytes(0.5)
+    (tmp_path / "clip.wav").write_bytes(content)
+    waveform, _ = soundfile.read(tmp_path / "clip.wav", dtype="float32")
+    found = client.post("/v1/units", files={"file": ("c.wav", content)}).json()
+    expected = SPOKEN.tokenizer.encode(waveform)
+    assert found["windows"] == [{"ids": expected.ids.tolist(), "durations": expected.durations.tolist()}]
