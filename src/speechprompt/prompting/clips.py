@@ -66,7 +66,7 @@ class ClipEncoder:
         AudioError for the first one that cannot be read, is over the limit or is no row of numbers.
         """
         heard = [self._hear(clip) for clip in clips]
-        keys = [self._key(waveform) for waveform, _, _ in heard]
+        keys = [self.key(waveform) for waveform, _, _ in heard]
         known = {key: windows for key in set(keys) if (windows := self.cache.get(key)) is not None}
         fresh = {key: row[0] for key, row in zip(keys, heard, strict=True) if key not in known}
         known |= self._encode(fresh)
@@ -97,7 +97,8 @@ class ClipEncoder:
             raise AudioError(f"the waveform is over the limit of {self.limits.hours:g} h; split it")
         return waveform, None, ()
 
-    def _key(self, waveform: Waveform) -> CacheKey:
+    def key(self, waveform: Waveform) -> CacheKey:
+        """Where the cache keeps the units of a waveform."""
         rate = self.tokenizer.sample_rate
         return CacheKey(
             audio_hash(waveform, rate), self.tokenizer.fingerprint, PRECISION, int(self.window_seconds * rate)

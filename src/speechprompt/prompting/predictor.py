@@ -14,8 +14,9 @@ from torch import Tensor
 
 from speechprompt.errors import ArtifactError
 from speechprompt.lms.batch import collate
+from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact
-from speechprompt.prompting.bank import Bank
+from speechprompt.prompting.bank import Bank, FoldedPrompt
 from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.clips import WINDOW_SECONDS, Clip, ClipEncoder, ClipSource
 from speechprompt.prompting.loaded import LoadedPrompt, PromptTable
@@ -151,24 +152,11 @@ class Predictor:
         ]
         found: list[list[dict[str, Tensor]]] = [[{}] * len(question.clip.windows) for question in questions]
         for indices in length_buckets([len(row.units) for row in rows], BATCH_ROWS, None, BATCH_UNITS):
-            self._classify([rows[i] for i in indices], questions, found)
+            batch = [rows[i] for i in indices]
+            asked = [(questions[row.question].prompt.prompt, row.units) for row in batch]
+            for row, slots in zip(batch, window_scores(self.spoken_lm.lm, asked), strict=True):
+                found[row.question][row.window] = slots
         return [prediction_of(question, windows) for question, windows in zip(questions, found, strict=True)]
-
-    def _classify(
-        self, rows: Sequence[_Row], questions: Sequence[Question], found: list[list[dict[str, Tensor]]]
-    ) -> None:
-        """Fill in the log-probabilities (C,) of every slot of rows, each under its own question's prompt."""
-        lm = self.spoken_lm.lm
-        prompts = [questions[row.question].prompt.prompt for row in rows]
-        bank = Bank(list(dict.fromkeys(prompts)))
-        places = {prompt: place for place, prompt in enumerate(bank.entries)}
-        entries = torch.tensor([places[prompt] for prompt in prompts], device=lm.device)
-        batch = collate([row.units for row in rows]).to(lm.device)
-        for entry in classify(lm, bank, batch, entries):
-            slots = {slot: scores.float().cpu() for slot, scores in entry.slots.items()}
-            for place, index in enumerate(entry.rows.tolist()):
-                row = rows[index]
-                found[row.question][row.window] = {slot: scores[place] for slot, scores in slots.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +164,21 @@ class _Row:
     question: int
     window: int
     units: Units
+
+
+@torch.inference_mode()
+def window_scores(lm: UnitLM, rows: Sequence[tuple[FoldedPrompt, Units]]) -> list[dict[str, Tensor]]:
+    """Log-probabilities (C,) of every slot for each row of one batch: a window's units under a prompt of its own."""
+    bank = Bank(list(dict.fromkeys(prompt for prompt, _ in rows)))
+    places = {prompt: place for place, prompt in enumerate(bank.entries)}
+    entries = torch.tensor([places[prompt] for prompt, _ in rows], device=lm.device)
+    batch = collate([units for _, units in rows]).to(lm.device)
+    found: list[dict[str, Tensor]] = [{} for _ in rows]
+    for entry in classify(lm, bank, batch, entries):
+        slots = {slot: scores.float().cpu() for slot, scores in entry.slots.items()}
+        for place, row in enumerate(entry.rows.tolist()):
+            found[row] = {slot: scores[place] for slot, scores in slots.items()}
+    return found
 
 
 def prediction_of(question: Question, windows: Sequence[Mapping[str, Tensor]]) -> Prediction:

@@ -11,7 +11,7 @@ from typing import Any
 
 from speechprompt.errors import UnknownName
 from speechprompt.prompting.artifact import Artifact, PromptConfig, check_tokenizer
-from speechprompt.prompting.bank import TaskPrompt
+from speechprompt.prompting.loaded import LoadedPrompt
 from speechprompt.spoken_lm import SpokenLM
 
 EVERY_TASK = "*"
@@ -29,7 +29,7 @@ class ServedTask:
     revision: str
     config: PromptConfig
     metrics: Mapping[str, Any]
-    entry: TaskPrompt
+    prompt: LoadedPrompt
 
 
 class Catalogue:
@@ -48,9 +48,8 @@ class Catalogue:
     def served(self, artifact: Artifact, name: str | None = None) -> ServedTask:
         """An artifact made ready to serve. ArtifactError when it knows other units."""
         check_tokenizer(artifact.config, self.spoken_lm, artifact.path)
-        entry = artifact.entry.folded(self.spoken_lm.lm)
-        revision = revision_of(artifact)
-        return ServedTask(name or artifact.name, revision, artifact.config, artifact.metrics, entry)
+        prompt = LoadedPrompt.of(artifact, self.spoken_lm.lm, name)
+        return ServedTask(prompt.name, revision_of(artifact), artifact.config, artifact.metrics, prompt)
 
     def put(self, *tasks: ServedTask) -> None:
         """Add or replace tasks, all at once."""

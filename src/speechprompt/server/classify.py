@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from speechprompt.errors import UsageError
-from speechprompt.prompting.predictor import Clip
+from speechprompt.prompting.clips import Clip
 from speechprompt.server.catalogue import EVERY_TASK
 from speechprompt.server.gate import Ticket
 from speechprompt.server.problems import Problem, request_id_of

@@ -7,29 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from speechprompt.lms.batch import collate
-from speechprompt.prompting.bank import Bank
-from speechprompt.prompting.classifier import classify
-from speechprompt.prompting.predictor import Clip, Prediction, answer, windows_of
+from speechprompt.prompting.clips import Clip, ClipEncoder, windows_of
+from speechprompt.prompting.predictor import Prediction, Question, prediction_of, window_scores
 from speechprompt.server.catalogue import ServedTask
 from speechprompt.server.gate import Ticket
 from speechprompt.server.settings import ServerSettings
 from speechprompt.server.stage import Piece, Stage, StageListener
-from speechprompt.speech.audio import audio_hash
+from speechprompt.speech.unit_cache import UnitCache
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
+from speechprompt.tokenizers.protocol import Waveform
 
-Waveform = NDArray[np.float32]
 Input = TypeVar("Input")
 Output = TypeVar("Output")
 Result = TypeVar("Result")
@@ -102,13 +97,18 @@ class Engine:
 
     def __init__(self, spoken_lm: SpokenLM, settings: ServerSettings, listener: StageListener) -> None:
         self.spoken_lm, self.settings = spoken_lm, settings
-        self._cache: OrderedDict[str, tuple[Units, ...]] = OrderedDict()
+        self.cache = UnitCache(settings.cache_bytes)
         self.encoder: Stage[Waveform, Units] = Stage(
             "encoder", self._encode, self._fits_encoder, settings.batch_rows, listener
         )
         self.lm: Stage[Row, SlotScores] = Stage(
             "lm", self._classify, self._fits_lm, settings.batch_rows, listener
         )
+
+    @cached_property
+    def clips(self) -> ClipEncoder:
+        """Names clips in the cache; loads the tokenizer."""
+        return ClipEncoder(self.spoken_lm.tokenizer, self.cache, self.settings.window_seconds)
 
     def start(self) -> None:
         """Load the models and start both stages."""
@@ -128,17 +128,13 @@ class Engine:
     async def encode(self, waveform: Waveform, ticket: Ticket) -> Clip:
         """The units of a clip's windows. AudioError, DeadlineExceeded."""
         rate = self.spoken_lm.tokenizer.sample_rate
-        key, seconds = audio_hash(waveform, rate), len(waveform) / rate
-        windows = self._cache.get(key)
+        key, seconds = self.clips.key(waveform), len(waveform) / rate
+        windows = self.cache.get(key)
         if windows is None:
             parts = windows_of(waveform, rate, self.settings.window_seconds)
-            windows = self._cache[key] = await self._pieces(
-                self.encoder, parts, [len(part) for part in parts], ticket, seconds * ENCODER_SECONDS, tuple
-            )
-            while len(self._cache) > self.settings.cached_clips:
-                self._cache.popitem(last=False)
-        else:
-            self._cache.move_to_end(key)
+            sizes, planned = [len(part) for part in parts], seconds * ENCODER_SECONDS
+            windows = await self._pieces(self.encoder, parts, sizes, ticket, planned, tuple)
+            self.cache.put(key, windows)
         return Clip(windows, seconds)
 
     async def ask(self, clip: Clip, tasks: Sequence[ServedTask], ticket: Ticket) -> list[Prediction]:
@@ -172,19 +168,8 @@ class Engine:
         return self.spoken_lm.tokenizer.encode_batch(waveforms)
 
     def _classify(self, rows: Sequence[Row]) -> list[SlotScores]:
-        """Log-probabilities of each row's slots."""
-        lm = self.spoken_lm.lm
-        tasks = list({id(row.task): row.task for row in rows}.values())
-        places = {id(task): k for k, task in enumerate(tasks)}
-        chosen = torch.tensor([places[id(row.task)] for row in rows], device=lm.device)
-        found: list[SlotScores] = [{} for _ in rows]
-        with torch.inference_mode():
-            batch = collate([row.units for row in rows]).to(lm.device)
-            for scores in classify(lm, Bank([task.entry for task in tasks]), batch, chosen):
-                slots = {slot: values.float().cpu() for slot, values in scores.slots.items()}
-                for place, row in enumerate(scores.rows.tolist()):
-                    found[row] = {slot: values[place] for slot, values in slots.items()}
-        return found
+        asked = [(row.task.prompt.prompt, row.units) for row in rows]
+        return list(window_scores(self.spoken_lm.lm, asked))
 
     def _fits_encoder(self, batch: list[Piece[Waveform, Units]], piece: Piece[Waveform, Units]) -> bool:
         longest = max(piece.size, *(one.size for one in batch))
@@ -209,14 +194,12 @@ def _alike(one: int, other: int, allowance: int) -> bool:
 
 def _steps(task: ServedTask) -> int:
     """Forward passes that reading a task's slots takes."""
-    return 1 if task.entry.decoding == "parallel" else len(task.config.slots)
+    return 1 if task.prompt.prompt.decoding == "parallel" else len(task.config.slots)
 
 
 def _answers(clip: Clip, tasks: Sequence[ServedTask], outputs: Sequence[SlotScores]) -> list[Prediction]:
     """Predictions from the rows of each task's windows, in order."""
     count, answers = len(clip.windows), []
     for k, task in enumerate(tasks):
-        windows = outputs[k * count : (k + 1) * count]
-        pooled = {slot: [window[slot] for window in windows] for slot in task.config.slots}
-        answers.append(answer(task.name, task.config, pooled, clip))
+        answers.append(prediction_of(Question(clip, task.prompt), outputs[k * count : (k + 1) * count]))
     return answers

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from speechprompt.prompting.predictor import Clip, Prediction
+from speechprompt.prompting.clips import Clip
+from speechprompt.prompting.predictor import Prediction
 from speechprompt.server.catalogue import ServedTask
 
 

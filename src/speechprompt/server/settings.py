@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechprompt.speech.audio import AudioLimits
+from speechprompt.speech.unit_cache import DEFAULT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class ServerSettings:
     longest_deadline_seconds: float = 120.0
     batch_rows: int = 32
     batch_seconds: float = 40.0
-    cached_clips: int = 1024
+    cache_bytes: int = DEFAULT_BYTES
     streams: int = 16
     client_header: str | None = None
 
