@@ -42,7 +42,7 @@ def test_a_change_leaves_earlier_snapshots_and_questions_alone() -> None:
     assert list(predictor.prompts) == ["word", "other"]
     assert predictor.prompts.remove("other").name == "other"
     assert list(before) == ["word", "other"]
-    with pytest.raises(UnknownName, match="unknown task .other."):
+    with pytest.raises(UnknownName, match=r"unknown task .other."):
         predictor.prompts.chosen(["other"])
     with pytest.raises(UnknownName):
         predictor.prompts.remove("other")
