@@ -24,7 +24,8 @@ FLOORS = (
     ("encoding", "prompting"),
     ("evaluation", "pretraining"),
     ("experiments",),
-    ("server", "cli"),
+    ("server",),
+    ("cli",),
 )
 """A room imports from its own floor's own room and from floors above it in this list."""
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
