@@ -123,6 +123,18 @@ def test_help_loads_nothing_heavy() -> None:
     assert fresh(code).splitlines()[-1] == "0 [] False"
 
 
+def test_answers_of_the_bundled_lm_need_no_transformers() -> None:
+    """Its import costs more CPU seconds than all else that one answer needs."""
+    lines = (
+        "import sys",
+        "import speechprompt.cli.predict, speechprompt.prompting.predictor as predictor",
+        "from speechprompt import SpokenLM",
+        "lm = SpokenLM.load('tiny'); lm.lm; lm.tokenizer",
+        "print([m for m in ('transformers', 'torch._dynamo', 'scipy', 'sklearn') if m in sys.modules])",
+    )
+    assert fresh("\n".join(lines)) == "[]"
+
+
 @pytest.mark.parametrize("name", speechprompt.__all__)
 def test_exports_exist(name: str) -> None:
     assert getattr(speechprompt, name) is not None

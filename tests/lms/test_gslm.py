@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +20,7 @@ from speechprompt.errors import CheckpointError, UnitsError
 from speechprompt.lms.batch import collate
 from speechprompt.lms.fairseq import load_gslm
 from speechprompt.lms.gslm import GslmForCausalLM
+from speechprompt.lms.gslm_modules import GslmModules
 from speechprompt.lms.gslm_units import GslmUnitLM
 from speechprompt.lms.prefix import attention_mask, stack_prefixes
 from speechprompt.lms.protocol import UnitLM
@@ -39,6 +41,46 @@ def test_a_saved_folder_gives_the_same_model(tmp_path: Path) -> None:
     loaded = GslmUnitLM.from_pretrained(tmp_path)
     assert loaded.fingerprint == LM.fingerprint
     assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
+def test_a_folder_reads_without_transformers_and_becomes_its_model(tmp_path: Path) -> None:
+    LM.model.save_pretrained(tmp_path)
+    plain = GslmUnitLM.from_pretrained(tmp_path)
+    assert isinstance(plain.model, GslmModules)
+    ids = torch.randint(4, 24, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(plain.pretrained()(ids).logits, LM.model(ids).logits)
+    batch, separators = collate(some_units([4, 9])), torch.randn(2, 16)
+    assert torch.equal(plain.forward(batch, None, separators), LM.forward(batch, None, separators))
+    generated = plain.pretrained().generate(ids, max_new_tokens=3, do_sample=False)
+    assert torch.equal(generated, LM.model.generate(ids, max_new_tokens=3, do_sample=False))
+    plain.pretrained().save_pretrained(tmp_path / "again")
+    assert GslmUnitLM.from_pretrained(tmp_path / "again").fingerprint == LM.fingerprint
+    assert LM.pretrained() is LM.model
+
+
+def without(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key: value for key, value in tensors.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (lambda t: without(t, "embed_tokens.weight"), "lacks weights embed_tokens.weight"),
+        (lambda t: t | {"more": torch.zeros(1)}, "has unknown weights more"),
+        (lambda t: t | {"decoder.layers.0.fc1.bias": torch.zeros(3)}, "does not hold a GSLM"),
+    ],
+)
+def test_a_folder_with_other_weights_is_an_error_of_one_line(tmp_path: Path, change: Any, hint: str) -> None:
+    LM.model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(change(load_file(file)), file)
+    with pytest.raises(CheckpointError, match=hint) as error:
+        GslmUnitLM.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match="does not hold a GSLM"):
+        GslmUnitLM.from_pretrained(tmp_path)
 
 
 def test_fingerprints_tell_weights_and_dictionaries_apart() -> None:

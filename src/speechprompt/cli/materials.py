@@ -25,17 +25,14 @@ def open_spoken_lm(
 ) -> SpokenLM:
     """A spoken LM by name or folder on a checked device. UsageError for a device that is not there.
 
-    Side effects: sets torch's threads (unless OMP_NUM_THREADS does) and silences transformers' own bars.
+    Side effects: sets torch's threads (unless OMP_NUM_THREADS does).
     """
     import os
 
     import torch
-    from transformers.utils import logging
 
     from speechprompt.spoken_lm import SpokenLM
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     if threads is not None or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads or min(MOST_THREADS, free_cores()))
     return SpokenLM.load(name, _checked_device(device), dtype)

@@ -16,9 +16,10 @@ def read_model(loader: Any, folder: str | Path, what: str) -> PreTrainedModel:
     """The fp32 model that `save_pretrained` wrote; `loader` is a model or Auto class, `what` its name in errors.
 
     CheckpointError for anything that is wrong with the folder, weights that are missing or left over included
-    (transformers would draw missing ones at random). Side effects: switches transformers' progress bars off.
+    (transformers would draw missing ones at random). Side effects: silences transformers' bars and warnings.
     """
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         model, report = loader.from_pretrained(
             folder,

@@ -6,7 +6,6 @@ positions that start at padding_id + 1. What a prompt needs beyond this is in `g
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
+from speechprompt.lms.gslm_modules import add_parts, unit_symbols
 from speechprompt.lms.transformer import (
     Decoder,
     SinusoidalPositions,
@@ -52,7 +52,7 @@ class GslmConfig(PreTrainedConfig):
 
     def unit_symbols(self) -> list[str]:
         """The dictionary after the special ids, the identity where none is given."""
-        return self.symbols or [str(unit) for unit in range(self.vocab_size - 4)]
+        return unit_symbols(self)
 
 
 class GslmForCausalLM(PreTrainedModel, GenerationMixin):
@@ -63,21 +63,15 @@ class GslmForCausalLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     _tied_weights_keys = {"output_projection.weight": "embed_tokens.weight"}  # noqa: RUF012
     _supports_sdpa = True
+    embed_tokens: nn.Embedding
+    decoder: Decoder
+    output_projection: nn.Linear
+    positions: SinusoidalPositions
+    embed_scale: float
 
     def __init__(self, config: GslmConfig) -> None:
         super().__init__(config)
-        width = config.hidden_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, width, config.pad_token_id)
-        self.decoder = Decoder(
-            config.num_hidden_layers,
-            width,
-            config.num_attention_heads,
-            config.intermediate_size,
-            config.layer_norm_eps,
-        )
-        self.output_projection = nn.Linear(width, config.vocab_size, bias=False)
-        self.positions = SinusoidalPositions(width, int(config.pad_token_id or 0))
-        self.embed_scale = math.sqrt(width)
+        add_parts(self, config)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:

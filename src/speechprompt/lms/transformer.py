@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import initialization as init
 
 
 class Memory(Protocol):
@@ -189,6 +188,8 @@ def cache_mask(attention_mask: Tensor | None, width: int, seen: int, device: tor
 @torch.no_grad()
 def initialise(module: nn.Module) -> None:
     """Draw one module's weights as fairseq does: embeddings N(0, 1/D), Xavier projections, identity norms."""
+    from transformers import initialization as init
+
     if isinstance(module, nn.Embedding):
         init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
         if module.padding_idx is not None:
