@@ -52,6 +52,10 @@ def test_two_prompts_are_compared(run: Run, toy: Path, units: Path, trained: Pat
     assert (comparison["first"], comparison["second"]) == ("word", "second")
     assert 0 <= comparison["test"]["p_value"] <= 1
     assert "McNemar p = " in run(*scoring).out
+    both = run(*scoring, "--ensemble", "--json").document
+    assert [one["name"] for one in both["evaluations"]] == ["word", "second", "ensemble of 2"]
+    alone = run("evaluate", trained, units, "--lm", toy, "--ensemble", "--quiet")
+    assert (alone.code, "two prompt folders" in alone.error) == (2, True)
 
 
 def test_saved_numbers_are_shown(run: Run, toy: Path, units: Path, trained: Path) -> None:

@@ -53,6 +53,9 @@ def evaluate(
     free: Annotated[
         bool, typer.Option("--free", help="Also decode freely, over all units: an answer may be no label.")
     ] = False,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Also let all the prompts answer together, as one classifier.")
+    ] = False,
     baselines: Baselines = "majority,n-gram,probe",
     save: Annotated[
         bool, typer.Option("--save", help="Keep the numbers in the prompt's metrics.json and README.md.")
@@ -67,9 +70,11 @@ def evaluate(
     """Accuracy of prompts on a split, with 95 % intervals, beside baselines trained on the train split.
 
     The difference to a baseline is paired: it is taken on the same utterances. Two prompts for the same slots
-    are compared with McNemar's test.
+    are compared with McNemar's test. An ensemble answers with the mean log-probability of its prompts.
     """
     names = baseline_names(baselines)
+    if ensemble and len(things) < 3:
+        raise UsageError("an ensemble needs two prompt folders or more, and then a source")
     if len(things) < 2:
         raise UsageError(
             "evaluate needs a prompt folder and then a source: speechprompt evaluate ARTIFACT SOURCE"
@@ -80,6 +85,8 @@ def evaluate(
     for artifact in artifacts:
         corpus = corpus_for(terminal, spoken_lm, artifact, source, split, split_field, bool(names))
         evaluations.append(scored(terminal, spoken_lm, artifact, corpus, split, names, free, seed))
+    if ensemble:
+        evaluations.append(together(terminal, spoken_lm, artifacts, corpus, split, seed))
     comparisons = compared(evaluations, seed)
     if save:
         save_numbers(terminal, artifacts, evaluations)
@@ -145,6 +152,22 @@ def scored(
         return evaluate_prompt(spoken_lm, artifact, corpus, split, names, free, seed)
 
 
+def together(
+    terminal: Terminal,
+    spoken_lm: SpokenLM,
+    artifacts: Sequence[Artifact],
+    corpus: Corpus,
+    split: str,
+    seed: int = 0,
+) -> Evaluation:
+    """All prompts as one classifier; tells what its members train in all."""
+    from speechprompt.evaluation.ensembles import evaluate_ensemble, trained_parameters
+
+    evaluation = evaluate_ensemble(spoken_lm, artifacts, corpus, split, seed)
+    terminal.notice(f"the ensemble's prompts train {trained_parameters(artifacts):,} parameters together")
+    return evaluation
+
+
 def compared(evaluations: Sequence[Evaluation], seed: int = 0) -> list[Comparison]:
     """Every two prompts that answer the same slots."""
     from speechprompt.evaluation.evaluate import compare
@@ -162,7 +185,7 @@ def save_numbers(
     """Write each evaluation under its split's name into its artifact."""
     from speechprompt.prompting.artifact import save_metrics
 
-    for artifact, evaluation in zip(artifacts, evaluations, strict=True):
+    for artifact, evaluation in zip(artifacts, evaluations, strict=False):  # an ensemble is no artifact
         save_metrics(artifact, {**artifact.metrics, evaluation.split: evaluation.to_json()})
         terminal.say(f"saved in {artifact.path}")
 

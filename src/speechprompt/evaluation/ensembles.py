@@ -1,0 +1,86 @@
+"""Several prompts for one task as one classifier: the mean of their calibrated log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from speechprompt.encoding import encode_corpus
+from speechprompt.errors import UsageError
+from speechprompt.evaluation.evaluate import Evaluation, split_of
+from speechprompt.evaluation.summary import AnsweredUtterance, SlotAnswer, summarise
+from speechprompt.speech.manifest import Corpus, Utterance
+from speechprompt.spoken_lm import SpokenLM
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from speechprompt.lms.protocol import UnitLM
+    from speechprompt.prompting.artifact import Artifact
+
+
+def evaluate_ensemble(
+    spoken_lm: SpokenLM, artifacts: Sequence[Artifact], corpus: Corpus, split: str = "test", seed: int = 0
+) -> Evaluation:
+    """The numbers of prompts that answer together. Errors as in `evaluate`, and UsageError for other slots."""
+    corpus = encode_corpus(corpus, spoken_lm).corpus
+    rows = ensemble_answers(spoken_lm.lm, artifacts, split_of(corpus, split))
+    numbers = summarise(rows, artifacts[0].entry.task.slots, seed)
+    return Evaluation(f"ensemble of {len(artifacts)}", split, numbers, tuple(rows))
+
+
+def trained_parameters(artifacts: Sequence[Artifact]) -> int:
+    """All that the members train together."""
+    return sum(artifact.config.trained_parameters for artifact in artifacts)
+
+
+def ensemble_answers(
+    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance]
+) -> list[AnsweredUtterance]:
+    """What the members together answer to each utterance, in order."""
+    slots = artifacts[0].entry.task.slots
+    scores = ensemble_scores(lm, artifacts, utterances)
+    best = {slot: scores[slot].argmax(1).tolist() for slot in slots}
+    shares = {slot: scores[slot].exp().tolist() for slot in slots}
+    return [
+        AnsweredUtterance(
+            u.id,
+            {
+                slot: SlotAnswer(u.labels[slot], labels[best[slot][i]], shares[slot][i])
+                for slot, labels in slots.items()
+            },
+            u.speaker,
+        )
+        for i, u in enumerate(utterances)
+    ]
+
+
+def ensemble_scores(
+    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance]
+) -> dict[str, Tensor]:
+    """Log-probabilities (n,C) of every slot: the members' calibrated ones, averaged and normalised again.
+
+    UsageError unless all members answer the same slots with the same labels in the same order.
+    """
+    import torch
+
+    from speechprompt.prompting.run import Examples
+    from speechprompt.prompting.train import scores_of
+
+    task = artifacts[0].entry.task
+    for artifact in artifacts:
+        if dict(artifact.entry.task.slots) != dict(task.slots):
+            raise UsageError(
+                f"'{artifact.name}' answers other slots or labels than '{artifacts[0].name}', so the two cannot "
+                "answer together"
+            )
+    examples = Examples.of(task, utterances)
+    members = [
+        (artifact.config.calibration, scores_of(lm, artifact.entry, examples)) for artifact in artifacts
+    ]
+    return {
+        slot: torch.stack([calibration.apply(slot, one[slot]).log() for calibration, one in members])
+        .mean(0)
+        .log_softmax(1)
+        for slot in task.slots
+    }
