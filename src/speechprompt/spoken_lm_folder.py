@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from speechprompt.spoken_lm import DESCRIPTION
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LM_FOLDER = "lm"
+LM_FOLDER, TOKENIZER_FOLDER = "lm", "tokenizer"
 
 
 def check_folder_output(folder: Path, force: bool) -> None:
@@ -35,8 +36,13 @@ def write_folder(
     license: str | None = None,
     force: bool = False,
     version: str = "1",
+    tokenizer_folder: Path | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a unit LM and the name of its tokenizer, whole or not at all. Errors as `check_folder_output`."""
+    """Write a unit LM and the name of its tokenizer, whole or not at all. Errors as `check_folder_output`.
+
+    `tokenizer_folder` is copied in, so that the spoken LM needs nothing else; `texts` are further files by name.
+    """
     from transformers.utils import logging
 
     check_folder_output(folder, force)
@@ -48,11 +54,16 @@ def write_folder(
         "name": name,
         "version": version,
         "license": license,
-        "tokenizer": tokenizer,
+        "tokenizer": tokenizer if tokenizer_folder is None else TOKENIZER_FOLDER,
+        "tokenizer_name": tokenizer,
         "lm": LM_FOLDER,
     }
     try:
         model.save_pretrained(scratch / LM_FOLDER)
+        if tokenizer_folder is not None:
+            shutil.copytree(tokenizer_folder, scratch / TOKENIZER_FOLDER)
+        for file, text in (texts or {}).items():
+            (scratch / file).write_text(text, encoding="utf-8")
         (scratch / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         scratch.chmod(0o755)
         if folder.exists():

@@ -12,9 +12,9 @@ from speechprompt.lms.gslm import GslmForCausalLM
 from speechprompt.pretraining.optimisation import Schedule
 from speechprompt.pretraining.unit_lm import (
     UnitLmOptions,
-    _rows,
     _tensors,
     bits_per_unit,
+    lm_rows,
     new_unit_lm,
     pretrain_unit_lm,
     save_unit_lm,
@@ -39,7 +39,7 @@ def test_rows_predict_each_unit_and_the_end() -> None:
 
 def test_padding_costs_nothing() -> None:
     model = new_unit_lm(5, TOY)
-    rows = _rows(counting(), 5, 100)
+    rows = lm_rows(counting(), 5, 100)
     assert bits_per_unit(model, rows) == pytest.approx(bits_per_unit(model, rows, batch_units=1), rel=1e-5)
 
 

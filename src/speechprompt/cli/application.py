@@ -16,6 +16,7 @@ from speechprompt.cli import (
     evaluate,
     lms,
     predict,
+    pretrain,
     report,
     reproduce,
     serve,
@@ -31,7 +32,7 @@ Start with: speechprompt demo
 
 
 def build(arguments: Sequence[str] = ()) -> typer.Typer:
-    """The application for a command line; only `train` pays for reading the training options."""
+    """The application for a command line; only `train` and `pretrain` pay for reading their options."""
     app = typer.Typer(
         name="speechprompt",
         help=HELP,
@@ -42,6 +43,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
     app.callback()(_version)
     demo.register(app)
     train.register(app, with_options="train" in arguments)
+    pretrain.register(app, arguments)
     for group in (evaluate, predict, serve, show, report, compare, reproduce, sources, corpora, lms, cache):
         group.register(app)
     return app

@@ -23,7 +23,14 @@ MOST_THREADS = 4
 def open_spoken_lm(
     name: str, device: str = "auto", dtype: Dtype = "float32", threads: int | None = None
 ) -> SpokenLM:
-    """A spoken LM by name or folder on a checked device. UsageError for a device that is not there.
+    """A spoken LM by name or folder on a checked device. Errors and side effects as `chosen_device`."""
+    from speechprompt.spoken_lm import SpokenLM
+
+    return SpokenLM.load(name, chosen_device(device, threads), dtype)
+
+
+def chosen_device(device: str = "auto", threads: int | None = None) -> str:
+    """The device to compute on. UsageError for one that is not there.
 
     Side effects: sets torch's threads (unless OMP_NUM_THREADS does).
     """
@@ -31,16 +38,8 @@ def open_spoken_lm(
 
     import torch
 
-    from speechprompt.spoken_lm import SpokenLM
-
     if threads is not None or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads or min(MOST_THREADS, free_cores()))
-    return SpokenLM.load(name, _checked_device(device), dtype)
-
-
-def _checked_device(device: str) -> str:
-    import torch
-
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -25,17 +25,22 @@ def option_flags() -> list[Parameter]:
     """A flag for every training option but the recipe; None means that it was not given."""
     from speechprompt.prompting.recipes import TrainingOptions
 
-    return [_flag(name, field) for name, field in TrainingOptions.model_fields.items() if name != "recipe"]
+    return [
+        option_flag(name, field.annotation, field.default, field.description)
+        for name, field in TrainingOptions.model_fields.items()
+        if name != "recipe"
+    ]
 
 
-def _flag(name: str, field: Any) -> Parameter:
-    text = (field.description or name.replace("_", " ")).strip()
-    shown = f"{text[:1].upper()}{text[1:]}. [{_word(field.default)}]"
+def option_flag(name: str, kind: Any, default: object, description: str | None = None) -> Parameter:
+    """The flag of one option; None means that it was not given."""
+    text = (description or name.replace("_", " ")).strip()
+    shown = f"{text[:1].upper()}{text[1:]}. [{_word(default)}]"
     kebab = name.replace("_", "-")
-    if field.annotation is bool:
+    if kind is bool:
         option = typer.Option(f"--{kebab}/--no-{kebab}", help=shown)
         return flag(name, bool | None, option)
-    option = typer.Option(f"--{kebab}", help=shown, metavar=_kinds(field.annotation), show_default=False)
+    option = typer.Option(f"--{kebab}", help=shown, metavar=_kinds(kind), show_default=False)
     return flag(name, str | None, option)
 
 
@@ -81,17 +86,24 @@ def fill_from_file(context: typer.Context, path: Path | None) -> Path | None:
     except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     known = [str(parameter.name) for parameter in context.command.params]
-    found = {name.replace("-", "_"): value for name, value in values.items()}
+    found = _flat(values)
     for name in found:
         if name not in known:
             raise UnknownName(f"option in {path}", name, known)
-    context.default_map = {name: _text(value, name, path) for name, value in found.items()}
+    context.default_map = {name: _text(value) for name, value in found.items()}
     return path
 
 
-def _text(value: object, name: str, path: Path) -> object:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their flags' names: `steps` of a table `[prediction]` is `prediction_steps`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        full = prefix + name.replace("-", "_")
+        found |= _flat(value, full + "_") if isinstance(value, Mapping) else {full: value}
+    return found
+
+
+def _text(value: object) -> object:
     if isinstance(value, list):
         return ",".join(map(str, value))
-    if isinstance(value, Mapping):
-        raise UsageError(f"{path}: '{name}' is a table; put the options at the top of the file")
     return value if isinstance(value, bool) else str(value)

@@ -51,39 +51,83 @@ def optimise(
     """Train `model` in place on `loss_at(step)` from the run's last state to the schedule's end.
 
     Errors: TrainingError when the loss is no longer a number. Side effects: files of `run`; the global RNG is
-    left as it was.
+    left as it was. An interruption (Ctrl-C) between two updates saves the state before it goes on its way.
     """
     optimiser = torch.optim.AdamW(
         _groups(model, schedule.weight_decay), lr=schedule.learning_rate, betas=(0.9, 0.98)
     )
     first = _resume(model, optimiser, run)
-    device = next(model.parameters()).device
-    started, since = time.monotonic(), first
-    total = torch.zeros((), device=device)
-    for step in range(first, schedule.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.rate_at(step)
-        model.train()
-        with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            torch.manual_seed(seed * 1_000_003 + step)
-            loss = loss_at(step)
+    loop = _Loop(model, optimiser, loss_at, evaluate, schedule, run, seed, bf16, done=first)
+    try:
+        while loop.done < schedule.steps:
+            loop.step()
+    except KeyboardInterrupt:
+        if loop.whole and loop.done > first:
+            loop.save()
+        raise
+
+
+class _Loop:
+    """The running optimisation: `done` updates, and whether no update is half made (`whole`)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        loss_at: Callable[[int], Tensor],
+        evaluate: Callable[[], dict[str, float]],
+        schedule: Schedule,
+        run: RunFolder,
+        seed: int,
+        bf16: bool,
+        done: int,
+    ) -> None:
+        self.model, self.optimiser, self.loss_at, self.evaluate = model, optimiser, loss_at, evaluate
+        self.schedule, self.run, self.seed, self.bf16, self.done = schedule, run, seed, bf16, done
+        self.whole = True
+        self.device = next(model.parameters()).device
+        self._started, self._since = time.monotonic(), done
+        self._total = torch.zeros((), device=self.device)
+
+    def step(self) -> None:
+        """One update, and the records that are due after it."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate_at(self.done)
+        self.model.train()
+        with torch.random.fork_rng(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            torch.manual_seed(self.seed * 1_000_003 + self.done)
+            loss = self.loss_at(self.done)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        total += loss.detach()
-        done = step + 1
-        if done % schedule.log_every == 0 or done == schedule.steps:
-            mean = float(total) / (done - since)
-            if not mean < float("inf"):
-                raise TrainingError(f"the loss is {mean} at step {done}; lower the learning rate")
-            rate = (done - since) / (time.monotonic() - started)
-            run.log({"step": done, "steps": schedule.steps, "loss": mean, "steps_per_second": round(rate, 3)})
-            started, since = time.monotonic(), done
-            total.zero_()
-        if done % schedule.save_every == 0 or done == schedule.steps:
-            run.save_state({"step": done, "model": model.state_dict(), "optimiser": optimiser.state_dict()})
-            run.log({"step": done, "steps": schedule.steps, **evaluate()})
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.schedule.clip_norm)
+        self.whole = False
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.done += 1
+        self.whole = True
+        self._total += loss.detach()
+        last = self.done == self.schedule.steps
+        if self.done % self.schedule.log_every == 0 or last:
+            self._log()
+        if self.done % self.schedule.save_every == 0 or last:
+            self.save()
+            self.run.log({"step": self.done, "steps": self.schedule.steps, **self.evaluate()})
+
+    def save(self) -> None:
+        """Write the state that a later run goes on from."""
+        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        self.run.save_state({"step": self.done, **state})
+
+    def _log(self) -> None:
+        made, now = self.done - self._since, time.monotonic()
+        mean = float(self._total) / made
+        if not mean < float("inf"):
+            raise TrainingError(f"the loss is {mean} at step {self.done}; lower the learning rate")
+        rate = round(made / (now - self._started), 3)
+        self.run.log(
+            {"step": self.done, "steps": self.schedule.steps, "loss": mean, "steps_per_second": rate}
+        )
+        self._started, self._since = now, self.done
+        self._total.zero_()
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

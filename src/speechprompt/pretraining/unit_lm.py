@@ -6,6 +6,7 @@ share a batch, so that hardly a column is padding. Knows no tokenizer: units in,
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,33 +22,11 @@ from speechprompt.lms.gslm import GslmConfig, GslmForCausalLM
 from speechprompt.pretraining.batches import Batches, bucketed
 from speechprompt.pretraining.optimisation import Schedule, optimise
 from speechprompt.pretraining.run_folder import Progress, RunFolder
+from speechprompt.pretraining.unit_lm_options import UnitLmOptions
 from speechprompt.speech.units import Units
 
 _END, _FIRST_UNIT = 2, 4  # LM ids of `</s>` and of unit 0
 Row = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class UnitLmOptions:
-    """Sizes and schedule of a unit LM.
-
-    `inner` is the feed-forward width; `batch_units` how many units an update sees; utterances over
-    `max_units` are cut. `bf16`: compute in bfloat16 under fp32 weights.
-    """
-
-    layers: int = 6
-    width: int = 256
-    heads: int = 4
-    inner: int = 1024
-    max_units: int = 1024
-    steps: int = 1000
-    batch_units: int = 8192
-    learning_rate: float = 2e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    save_every: int = 200
-    bf16: bool = True
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +53,14 @@ def pretrain_unit_lm(
     that is not a number; UnitsError for a unit outside 0..unit_count-1.
     Side effects: `folder` gets options.json, log.jsonl and state.pt.
     """
-    train_rows = _rows(train, unit_count, options.max_units)
-    valid_rows = _rows(valid, unit_count, options.max_units)
+    train_rows = lm_rows(train, unit_count, options.max_units)
+    valid_rows = lm_rows(valid, unit_count, options.max_units)
     if not train_rows or not valid_rows:
         raise TrainingError(
             "a unit LM needs utterances to train on and others to hold out; one of them is empty"
         )
-    described = {**asdict(options), "unit_count": unit_count, "rows": len(train_rows)}
+    material = hashlib.sha256(b"".join(hashlib.sha256(row.tobytes()).digest() for row in train_rows))
+    described = {**asdict(options), "unit_count": unit_count, "material": material.hexdigest()}
     run = RunFolder(folder, described, progress)
     model = new_unit_lm(unit_count, options)
     torch.nn.Module.to(model, device)  # transformers' own `to` defies type checkers
@@ -146,7 +126,7 @@ def save_unit_lm(model: GslmForCausalLM, folder: str | Path, dtype: torch.dtype 
     model.save_pretrained(folder, state_dict=state)
 
 
-def _rows(utterances: Sequence[Units], unit_count: int, max_units: int) -> list[Row]:
+def lm_rows(utterances: Sequence[Units], unit_count: int, max_units: int) -> list[Row]:
     """LM ids of utterances, cut to pieces of at most `max_units`; empty ones are left out."""
     rows = []
     for units in utterances:

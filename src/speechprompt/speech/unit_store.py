@@ -33,7 +33,7 @@ _SCHEMA = pa.schema(
         ("f0", pa.list_(pa.float32())),
     ]
 )
-_DESCRIPTION = "store.json"
+DESCRIPTION = "store.json"
 _OPEN_SHARDS = 16  # tables kept in memory
 _MOST_SMALL_SHARDS = 64  # single predictions write tiny shards; beyond this many they are merged
 _SMALL_BYTES = 1 << 20
@@ -130,9 +130,13 @@ class UnitStore:
             self._refresh()
 
     def __len__(self) -> int:
+        return len(self.keys())
+
+    def keys(self) -> list[str]:
+        """The keys of all that is stored."""
         with self._lock:
             self._refresh()
-            return len(self._shard_of)
+            return list(self._shard_of)
 
     def _shards(self) -> list[Path]:
         return sorted(self.folder.glob("*.parquet"))
@@ -206,8 +210,8 @@ class UnitStore:
     def _write(self, table: pa.Table) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         description = {"tokenizer_fingerprint": self.tokenizer_fingerprint, "precision": self.precision}
-        if not (self.folder / _DESCRIPTION).exists():
-            _replace(self.folder / _DESCRIPTION, json.dumps(description).encode())
+        if not (self.folder / DESCRIPTION).exists():
+            _replace(self.folder / DESCRIPTION, json.dumps(description).encode())
         content = pa.BufferOutputStream()
         pq.write_table(table, content)
         shard = content.getvalue().to_pybytes()
@@ -303,7 +307,7 @@ def list_stores(folder: str | Path | None = None) -> list[StoreSummary]:
 
 
 def _summaries(folder: Path) -> Iterator[StoreSummary]:
-    for description in sorted(folder.glob(f"*/{_DESCRIPTION}")):
+    for description in sorted(folder.glob(f"*/{DESCRIPTION}")):
         try:
             stated = json.loads(description.read_text(encoding="utf-8"))
             whose = str(stated["tokenizer_fingerprint"]), str(stated["precision"])

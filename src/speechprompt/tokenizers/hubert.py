@@ -118,6 +118,13 @@ class HubertTokenizer:
         """What k-means reads of each clip: (T,D), fp32."""
         return self.encoder.features(waveforms)
 
+    def with_centres(self, name: str, centres: Tensor) -> HubertTokenizer:
+        """The same encoder with other centres (K,D), under another name."""
+        encoder = self.encoder
+        return HubertTokenizer(
+            name, encoder.model, centres, encoder.normalize, encoder.chunking, self.precision
+        ).to(self._kmeans.centres.device)
+
     def to(self, device: torch.device | str) -> HubertTokenizer:
         """The same tokenizer, moved in place to a device."""
         torch.nn.Module.to(self.encoder.model, device)

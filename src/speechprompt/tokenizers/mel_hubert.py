@@ -91,6 +91,18 @@ class MelHubertTokenizer:
         mask = frame_mask(counts, frames.shape[1])
         return unit_features(self._encoder(frames, mask)), counts
 
+    def features(self, waveforms: Sequence[Waveform]) -> list[Tensor]:
+        """What k-means reads of each clip, (T,D); longer clips are heard in pieces, as `encode` does."""
+        found = []
+        for i, waveform in enumerate(waveforms):
+            parts = [self.hidden_states([piece])[0][0] for piece in _pieces(waveform, i)]
+            found.append(torch.cat(parts))
+        return found
+
+    def with_centres(self, name: str, centres: Tensor) -> MelHubertTokenizer:
+        """The same encoder with other centres (K,D), under another name."""
+        return MelHubertTokenizer(name, self._encoder, centres.to(self._centres.device))
+
     def to(self, device: torch.device | str) -> MelHubertTokenizer:
         """The same tokenizer, moved in place to a device."""
         self._encoder.to(device)

@@ -1,0 +1,184 @@
+"""`pretrain`: a spoken LM from audio without labels, or from units, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from cli.material import QUICK, Run
+from speechprompt.pretraining.optimisation import _Loop
+from speechprompt.speech.unit_store import UnitStore
+from speechprompt.spoken_lm import SpokenLM
+from speechprompt.testing import toy_corpus
+
+ENCODER = {"mels": 20, "width": 16, "heads": 2, "inner": 32, "kernel": 3, "layers": 2}
+SMALL = ("--layers", 1, "--width", 16, "--heads", 2, "--inner", 32, "--batch-units", 64, "--no-bf16")
+LM = ("--tokenizer", "hubert-base-l6-km50", "--held-out", "0.2", "--quiet", *SMALL)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A tokenizer's configuration file, with tables."""
+    text = "clusters = 5\nkept_layers = 1\nunit_count = 7\n[prediction]\nsteps = 4\nbatch_frames = 128\nbf16 = false\n"
+    text += "[prediction.encoder]\n" + "".join(f"{name} = {value}\n" for name, value in ENCODER.items())
+    path = tmp_path / "tokenizer.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def hubert_units(tmp_path: Path) -> Path:
+    """Toy units under the name of a published tokenizer; a row of each kind must not train."""
+    rows: list[dict[str, Any]] = [{"manifest": 1, "name": "toy", "tokenizer": "hubert-base-l6-km50"}]
+    for u in toy_corpus(60).utterances:
+        assert u.units is not None
+        rows.append({"id": u.id, "split": u.split, "units": u.units.ids.tolist(), "official_split": "train"})
+    rows[1]["official_split"] = "test"
+    path = tmp_path / "units.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_from_clips_to_a_spoken_lm_that_trains(run: Run, clips: Path, config: Path, tmp_path: Path) -> None:
+    made = run(
+        "pretrain",
+        "tokenizer",
+        clips,
+        "--config",
+        config,
+        "--out",
+        tmp_path / "heard",
+        "--unit-count",
+        6,
+        "--json",
+    )
+    assert (made.code, made.document["unit_count"], made.document["name"]) == (0, 6, "heard")
+    assert not (tmp_path / "heard.run").exists()
+    assert "tokenizer 4/4 loss" in made.err
+    more = ("pretrain", "kmeans", clips, "--tokenizer", tmp_path / "heard", "--units", 9, "--quiet", "--json")
+    again = run(*more, "--out", tmp_path / "finer").document
+    assert (again["unit_count"], again["fingerprint"] != made.document["fingerprint"]) == (9, True)
+    lm = (
+        "pretrain",
+        "lm",
+        clips,
+        "--tokenizer",
+        tmp_path / "finer",
+        "--held-out",
+        "0.3",
+        "--steps",
+        4,
+        *SMALL,
+    )
+    trained = run(*lm, "--out", tmp_path / "lm", "--quiet", "--json").document
+    assert 0 < trained["bits_per_unit"] < 8
+    spoken = SpokenLM.load(tmp_path / "lm")
+    assert (spoken.name, spoken.tokenizer.unit_count, spoken.lm.unit_count) == ("lm@1", 9, 9)
+    assert spoken.tokenizer.fingerprint == again["fingerprint"]
+    ran = run("train", clips, "--lm", tmp_path / "lm", "--out", tmp_path / "prompt", "--quiet", *QUICK)
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_only_rows_that_every_split_field_trains_teach(run: Run, hubert_units: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lm"
+    ran = run("pretrain", "lm", hubert_units, "--out", out, "--steps", 2, "--json", *LM)
+    assert ran.code == 0
+    material = ran.document["material"]
+    rows = [json.loads(line) for line in hubert_units.read_text().splitlines()[1:]]
+    training = {tuple(r["units"]) for r in rows if r["split"] == "train" and r["official_split"] == "train"}
+    others = {tuple(r["units"]) for r in rows if r["split"] != "train" or r["official_split"] != "train"}
+    assert material["rows"] + material["held_out_rows"] == len(training - others)
+    assert material["left_out"] == len(training & others)
+    record = json.loads((out / "pretraining.json").read_text())
+    assert record["bits_per_unit"] == ran.document["bits_per_unit"]
+    assert f"{record['bits_per_unit']:.3f} bits a unit" in (out / "README.md").read_text()
+    whole = run(
+        "pretrain",
+        "lm",
+        hubert_units,
+        "--untested",
+        "toy",
+        "--out",
+        tmp_path / "w",
+        "--steps",
+        2,
+        "--json",
+        *LM,
+    )
+    counts = whole.document["material"]
+    assert counts["rows"] + counts["held_out_rows"] == len(training | others)
+    none = run("pretrain", "lm", hubert_units, "--exclude", hubert_units, "--out", tmp_path / "none", *LM)
+    assert "nothing to learn from" in none.error
+    gone = run("pretrain", "lm", hubert_units, "--without", "tyo", "--out", tmp_path / "none", *LM)
+    assert "did you mean toy" in gone.error
+
+
+def test_an_interrupted_pretraining_goes_on_to_the_same_weights(
+    run: Run, hubert_units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("pretrain", "lm", hubert_units, "--steps", 9, "--save-every", 4, "--name", "same", *LM)
+    assert run(*command, "--out", tmp_path / "whole").code == 0
+    step = _Loop.step
+
+    def stopped(self: _Loop) -> None:
+        if self.done == 6:
+            raise KeyboardInterrupt
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Loop, "step", stopped)
+        ran = run(*command, "--out", tmp_path / "parts")
+    assert (ran.code, "goes on from" in ran.err, (tmp_path / "parts").exists()) == (130, True, False)
+    assert len(list((tmp_path / "parts.run").iterdir())) == 3
+    seen = []
+    monkeypatch.setattr(_Loop, "step", lambda self: (seen.append(self.done), step(self)))
+    assert run(*command, "--out", tmp_path / "parts").code == 0
+    assert seen == [6, 7, 8]
+    assert not (tmp_path / "parts.run").exists()
+    whole, parts = (load_file(tmp_path / name / "lm" / "model.safetensors") for name in ("whole", "parts"))
+    assert {name: x.tobytes() for name, x in whole.items()} == {
+        name: x.tobytes() for name, x in parts.items()
+    }
+
+
+def test_a_unit_store_teaches_too(run: Run, clips: Path, tmp_path: Path) -> None:
+    from speechprompt.encoding import encode_corpus
+    from speechprompt.speech.readers import read_corpus
+
+    tiny = SpokenLM.load("tiny")
+    store = UnitStore(tmp_path / "units", tiny.tokenizer.fingerprint, "float32")
+    encode_corpus(read_corpus(clips), tiny, store)
+    flags = ("--tokenizer", tiny.folder, "--held-out", "0.3", "--steps", 2, "--json", *SMALL)
+    ran = run("pretrain", "lm", store.folder, "--out", tmp_path / "lm", *flags)
+    assert (ran.code, "knows no splits" in ran.err) == (0, True)
+    assert ran.document["material"]["rows"] + ran.document["material"]["held_out_rows"] > 10
+    assert ran.document["unit_count"] == 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("lm", "UNITS", "--tokenizer", "hubert-base-l6-km100"), 1, "not of hubert-base-l6-km100"),
+        (("lm", "UNITS", "--tokenizer", "hubert-base-l6-km51"), 2, "did you mean hubert-base-l6-km50"),
+        (("lm", "UNITS", "--tokenizer", "hubert-base-l6-km50", "--steps", "many"), 2, "'steps'"),
+        (
+            ("lm", "UNITS", "--tokenizer", "hubert-base-l6-km50", "--width", "30", "--heads", "4"),
+            2,
+            "4 heads",
+        ),
+        (("lm", "UNITS", "--tokenizer", "hubert-base-l6-km50", "--stpes", "3"), 2, "did you mean --steps"),
+        (("tokenizer", "UNITS"), 1, "nothing to hear"),
+        (("tokenizer", "UNITS", "--prediction-steps", "x"), 2, "'prediction_steps'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    run: Run, hubert_units: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    chosen = [hubert_units if argument == "UNITS" else argument for argument in arguments]
+    ran = run("pretrain", *chosen, "--out", tmp_path / "out", "--quiet")
+    assert (ran.code, message in ran.error) == (code, True), ran.err
+    assert not (tmp_path / "out").exists()
