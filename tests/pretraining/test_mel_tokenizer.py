@@ -10,17 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechprompt.errors import TrainingError, UsageError
+from speechprompt.errors import CorpusError, TrainingError, UsageError
 from speechprompt.pretraining.frames import collect_frames, mfcc, without_speakers
 from speechprompt.pretraining.kmeans import fit_centres, nearest_centres, reservoir
 from speechprompt.pretraining.masked_prediction import (
     MaskedPredictionOptions,
     MaskedPredictor,
+    Targets,
     _spans,
     pretrain_encoder,
     worn,
 )
 from speechprompt.pretraining.mel_tokenizer import MelTokenizerOptions, pretrain_mel_tokenizer, truncated
+from speechprompt.pretraining.phonemes import frame_phonemes, inventory, phoneme_times
 from speechprompt.speech.manifest import Utterance
 from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig
 from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
@@ -132,7 +134,7 @@ def test_every_tensor_of_the_predictor_learns() -> None:
 def test_resumed_equals_uninterrupted(utterances: list[Utterance], tmp_path: Path) -> None:
     speech = collect_frames(utterances, tmp_path / "frames", mels=20)
     clusters = [np.arange(n) % 5 for n in np.diff(speech.offsets)]
-    whole = pretrain_encoder(speech, clusters, 5, tmp_path / "whole", TOY)
+    whole = pretrain_encoder(speech, Targets(clusters, 5), tmp_path / "whole", TOY)
 
     class Interrupted(Exception):
         pass
@@ -142,12 +144,47 @@ def test_resumed_equals_uninterrupted(utterances: list[Utterance], tmp_path: Pat
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        pretrain_encoder(speech, clusters, 5, tmp_path / "parts", TOY, progress=stop)
-    resumed = pretrain_encoder(speech, clusters, 5, tmp_path / "parts", TOY)
+        pretrain_encoder(speech, Targets(clusters, 5), tmp_path / "parts", TOY, progress=stop)
+    resumed = pretrain_encoder(speech, Targets(clusters, 5), tmp_path / "parts", TOY)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(TrainingError, match="one cluster id a frame"):
-        pretrain_encoder(speech, clusters[:-1], 5, tmp_path / "other", TOY)
+        pretrain_encoder(speech, Targets(clusters[:-1], 5), tmp_path / "other", TOY)
+
+
+def test_phonemes_guide_the_encoder(utterances: list[Utterance], tmp_path: Path) -> None:
+    speech = collect_frames(utterances, tmp_path / "frames", mels=20)
+    lengths = np.diff(speech.offsets).tolist()
+    clusters = [np.zeros(length, np.int64) for length in lengths]
+    told = [
+        np.arange(length) * 2 // length if i % 3 != 1 else np.full(length, -1)
+        for i, length in enumerate(lengths)
+    ]
+    options = replace(TOY, steps=60, learning_rate=1e-2)
+    model = pretrain_encoder(speech, Targets(clusters, 1, told, 2), tmp_path / "run", options)
+    frames, real = (
+        torch.from_numpy(speech.clip(3).astype(np.float32))[None],
+        torch.ones(1, lengths[3], dtype=torch.bool),
+    )
+    named = model.guesses(frames, real, torch.zeros_like(real))[1]
+    assert named is not None
+    assert (named[0].argmax(-1).numpy() == told[3]).mean() > 0.8
+    last = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert "phoneme_accuracy" in last
+
+
+def test_phonemes_of_frames_are_those_at_their_middles() -> None:
+    times = [("b", 0.03), ("ts", 0.06), ("", 0.1)]
+    ids = inventory([times, [("t", 0.0)], None], fewest=1)
+    assert sorted(ids.values()) == [1, 2, 3]
+    named = frame_phonemes(times, 6, {"b": 1, "t": 2})
+    assert named.tolist() == [0, 1, 1, 2, 2, 0]  # middles at 17.5 ms, 37.5 ms, ...
+    assert frame_phonemes(times, 3, {"b": 1}).tolist() == [0, 1, 1]
+    assert frame_phonemes(times, 4, {"b": 1}).tolist()[-1] == -1
+    assert frame_phonemes(None, 2, ids).tolist() == [-1, -1]
+    wrong = Utterance("x", "train", {}, extra={"phonemes": [["a", 0.5], ["b", 0.1]]})
+    with pytest.raises(CorpusError, match="in order"):
+        phoneme_times(wrong)
 
 
 def test_a_shorter_encoder_is_the_beginning_of_the_longer() -> None:
@@ -165,5 +202,25 @@ def test_speech_becomes_a_tokenizer_once(utterances: list[Utterance], tmp_path: 
     assert (
         pretrain_mel_tokenizer("toy", utterances, tmp_path / "run", options).fingerprint == made.fingerprint
     )
+    with pytest.raises(UsageError, match="come together"):
+        pretrain_mel_tokenizer("toy", utterances, tmp_path / "run", replace(options, timbre=4))
     with pytest.raises(UsageError, match="3 of 2 layers"):
         pretrain_mel_tokenizer("toy", utterances, tmp_path / "run", replace(options, kept_layers=3))
+
+
+def test_a_second_pass_with_phonemes_and_sound_codes(utterances: list[Utterance], tmp_path: Path) -> None:
+    told = [
+        replace(u, extra={"phonemes": [["a", 0.0], ["b", 0.1]]}) if i % 2 else u
+        for i, u in enumerate(utterances)
+    ]
+    options = MelTokenizerOptions(
+        TOY, clusters=6, second=replace(TOY, steps=2), second_clusters=5, phonemes=True, phoneme_count=1,
+        kept_layers=2, unit_count=7, timbre=4, prosody=3,
+    )  # fmt: skip
+    made = pretrain_mel_tokenizer("toy", told, tmp_path / "run", options)
+    assert made.unit_count == 14
+    stored = np.load(tmp_path / "run" / "second.npz")
+    assert stored["clusters"].max() < 5
+    assert stored["phonemes"].min() >= -1
+    again = pretrain_mel_tokenizer("toy", told, tmp_path / "run", options)
+    assert again.fingerprint == made.fingerprint

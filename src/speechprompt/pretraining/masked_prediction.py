@@ -1,14 +1,15 @@
 """HuBERT's lesson for the mel encoder: hide spans of frames, predict which cluster each hidden frame is in.
 
 Clusters come from clean frames, the encoder hears worn ones (other vocal tracts, microphones, noise), so that
-what survives is what was said. Knows frames and cluster ids; knows no audio file and no unit.
+what survives is what was said. Where the phoneme of a frame is known (synthetic speech tells it), a second head
+names it. Knows frames, cluster ids and phoneme ids; knows no audio file and no unit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from speechprompt.pretraining.run_folder import Progress, RunFolder
 from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig, frame_mask
 
 _NATS_PER_DECIBEL = math.log(10) / 10
+_PHONEME_SMOOTHING = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,10 @@ class MaskedPredictionOptions:
     """Encoder, schedule and what is hidden.
 
     `batch_frames`: frames an update hears, padding included; longer clips than `crop_frames` are cropped at
-    random. A span of `span_frames` starts at a frame with probability `span_starts`. `visible_weight`: what
-    naming the cluster of a frame that is not hidden counts, beside 1 for a hidden one. `warp`: by how much the
-    mel axis may stretch; `wear`: how many clips get noise.
+    random. A span of `span_frames` starts at a frame with probability `span_starts`; a share `all_visible` of the
+    clips has none. `visible_weight`: what naming the cluster of a frame that is not hidden counts, beside 1 for a
+    hidden one. `phoneme_weight`: what the cost of known phonemes counts, beside 1 for that of clusters.
+    `warp`: by how much the mel axis may stretch; `wear`: how many clips get noise.
     """
 
     encoder: MelEncoderConfig = field(default_factory=lambda: MelEncoderConfig(layers=4))
@@ -43,7 +46,9 @@ class MaskedPredictionOptions:
     crop_frames: int = 150
     span_frames: int = 8
     span_starts: float = 0.08
+    all_visible: float = 0.0
     visible_weight: float = 0.5
+    phoneme_weight: float = 1.0
     warp: float = 0.08
     wear: float = 0.5
     learning_rate: float = 2e-3
@@ -54,65 +59,83 @@ class MaskedPredictionOptions:
     seed: int = 0
 
 
-class MaskedPredictor(nn.Module):
-    """The encoder, what stands in for a hidden frame, and the head that guesses its cluster."""
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What each clip's frames are to be called: `clusters` and, -1 where unknown, `phonemes`, a row (T,) a clip."""
 
-    def __init__(self, config: MelEncoderConfig, clusters: int) -> None:
+    clusters: Sequence[NDArray[np.integer]]
+    cluster_count: int
+    phonemes: Sequence[NDArray[np.integer]] | None = None
+    phoneme_count: int = 0
+
+
+class MaskedPredictor(nn.Module):
+    """The encoder, what stands in for a hidden frame, and the heads that guess its cluster and its phoneme."""
+
+    def __init__(self, config: MelEncoderConfig, clusters: int, phonemes: int = 0) -> None:
         super().__init__()
         self.encoder = MelEncoder(config)
         self.hidden_frame = nn.Parameter(torch.randn(config.width) * 0.1)
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, clusters)
+        self.phoneme_head = (
+            nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, phonemes)) if phonemes else None
+        )
 
     def forward(self, frames: Tensor, real: Tensor, hidden: Tensor) -> Tensor:
         """Logits (B,T,clusters) of frames (B,T,2*mels); `real` and `hidden` are (B,T) bool."""
+        return self.guesses(frames, real, hidden)[0]
+
+    def guesses(self, frames: Tensor, real: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of clusters (B,T,clusters) and, if any are known, of phonemes (B,T,phonemes)."""
         x = self.encoder.project(self.encoder.normalise(frames))
         x = torch.where(hidden[..., None], self.hidden_frame.to(x.dtype), x)
-        logits: Tensor = self.head(self.norm(self.encoder.states(x, real)[-1]))
-        return logits
+        state = self.encoder.states(x, real)[-1]
+        return self.head(self.norm(state)), self.phoneme_head(state) if self.phoneme_head else None
 
 
 def pretrain_encoder(
     speech: SpeechFrames,
-    clusters: Sequence[NDArray[np.integer]],
-    cluster_count: int,
+    targets: Targets,
     folder: str | Path,
     options: MaskedPredictionOptions,
     *,
+    start: MelEncoder | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> MelEncoder:
-    """Train an encoder, from `folder`'s state or from scratch, to predict the clusters (T,) of each clip.
+) -> MaskedPredictor:
+    """Train an encoder and its heads, from `folder`'s state, from the encoder `start` or from scratch.
 
-    One clip in fifty is held out; the log's `accuracy` is that of its hidden frames.
-    Errors: TrainingError when speech and clusters differ, `folder` holds another run, or the loss is not a
+    One clip in fifty is held out; the log's `accuracy` is that of its hidden frames, `phoneme_accuracy` that of its
+    frames with a known phoneme when all is visible.
+    Errors: TrainingError when speech and targets differ, `folder` holds another run, or the loss is not a
     number. Side effects: `folder` gets options.json, log.jsonl and state.pt.
     """
-    lengths = np.diff(speech.offsets)
-    if len(speech) < 2 or [len(ids) for ids in clusters] != lengths.tolist():
+    lengths = np.diff(speech.offsets).tolist()
+    rows = [targets.clusters, *([targets.phonemes] if targets.phonemes is not None else [])]
+    if len(speech) < 2 or any([len(ids) for ids in part] != lengths for part in rows):
         raise TrainingError("masked prediction needs two clips or more, and one cluster id a frame")
-    described = {**asdict(options), "clusters": cluster_count, "clips": len(speech)}
+    described = {**asdict(options), "clusters": targets.cluster_count, "clips": len(speech)}
+    described |= {"phonemes": targets.phoneme_count, "starts_from_encoder": start is not None}
     run = RunFolder(folder, described, progress)
-    model = _new_predictor(speech, cluster_count, options).to(device)
+    model = _new_predictor(speech, targets, options, start).to(device)
     held_out = list(range(0, len(speech), max(2, min(50, len(speech) // 2))))
     taught = sorted(set(range(len(speech))) - set(held_out))
-    crops = [min(int(lengths[i]), options.crop_frames) for i in taught]
-    batches = Batches(crops, options.batch_frames, options.seed)
+    batches = Batches(
+        [min(lengths[i], options.crop_frames) for i in taught], options.batch_frames, options.seed
+    )
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((options.seed, step, 1))
-        rows = [taught[i] for i in batches.at(step)]
-        frames, real, targets = _batch(speech, clusters, rows, options.crop_frames, rng, device)
-        hidden = _spans(real, options)
-        logits = model(worn(frames, real, options.warp, options.wear), real, hidden)
-        costs = functional.cross_entropy(logits[real].float(), targets[real], reduction="none")
-        weights = torch.where(hidden[real], 1.0, options.visible_weight)
-        return (costs * weights).sum() / weights.sum()
+        crops = _crops(
+            speech, targets, [taught[i] for i in batches.at(step)], options.crop_frames, rng, device
+        )
+        return _loss(model, crops, options)
 
     def evaluate() -> dict[str, float]:
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            return {"accuracy": _accuracy(model, speech, clusters, held_out, options, device)}
+            return _accuracies(model, speech, targets, held_out, options, device)
 
     schedule = Schedule(
         options.steps,
@@ -123,20 +146,52 @@ def pretrain_encoder(
     )
     optimise(model, loss_at, evaluate, schedule, run, options.seed, options.bf16)
     model.train(False)
-    return model.encoder
+    return model
 
 
 def _new_predictor(
-    speech: SpeechFrames, cluster_count: int, options: MaskedPredictionOptions
+    speech: SpeechFrames, targets: Targets, options: MaskedPredictionOptions, start: MelEncoder | None
 ) -> MaskedPredictor:
-    """An untrained predictor that knows the mean and deviation of the speech."""
+    """A predictor with untrained heads that knows the mean and deviation of the speech."""
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = MaskedPredictor(options.encoder, cluster_count)
+        model = MaskedPredictor(options.encoder, targets.cluster_count, targets.phoneme_count)
+    if start is not None:
+        model.encoder.load_state_dict(start.state_dict())
+        return model
     mean, deviation = mean_and_deviation(speech)
     model.encoder.mean.copy_(torch.from_numpy(mean))
     model.encoder.deviation.copy_(torch.from_numpy(deviation))
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Crops:
+    """A batch: frames (B,T,2*mels), which of them are real, their clusters and phonemes, (B,T) each."""
+
+    frames: Tensor
+    real: Tensor
+    clusters: Tensor
+    phonemes: Tensor
+
+
+def _loss(model: MaskedPredictor, crops: _Crops, options: MaskedPredictionOptions) -> Tensor:
+    """Cost of the clusters, hidden frames counted more, and of the phonemes that are known."""
+    hidden = _spans(crops.real, options)
+    heard = worn(crops.frames, crops.real, options.warp, options.wear)
+    clusters, phonemes = model.guesses(heard, crops.real, hidden)
+    costs = functional.cross_entropy(
+        clusters[crops.real].float(), crops.clusters[crops.real], reduction="none"
+    )
+    weights = torch.where(hidden[crops.real], 1.0, options.visible_weight)
+    loss = (costs * weights).sum() / weights.sum()
+    known = crops.phonemes >= 0
+    if phonemes is None or not known.any():
+        return loss
+    named = functional.cross_entropy(
+        phonemes[known].float(), crops.phonemes[known], label_smoothing=_PHONEME_SMOOTHING
+    )
+    return loss + options.phoneme_weight * named
 
 
 def worn(frames: Tensor, real: Tensor, warp: float, wear: float) -> Tensor:
@@ -165,31 +220,34 @@ def worn(frames: Tensor, real: Tensor, warp: float, wear: float) -> Tensor:
     return halves.flatten(2) * real[..., None]
 
 
-def _batch(
+def _crops(
     speech: SpeechFrames,
-    clusters: Sequence[NDArray[np.integer]],
+    targets: Targets,
     rows: Sequence[int],
     crop_frames: int,
     rng: np.random.Generator,
     device: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames (B,T,2*mels), which are real (B,T), and cluster ids (B,T) of random crops of clips."""
-    counts = [min(len(clusters[row]), crop_frames) for row in rows]
+) -> _Crops:
+    """Random crops of clips, with what their frames are called."""
+    counts = [min(len(targets.clusters[row]), crop_frames) for row in rows]
     frames = np.zeros((len(rows), max(counts), speech.values.shape[1]), np.float32)
-    targets = np.zeros(frames.shape[:2], np.int64)
+    clusters, phonemes = np.zeros(frames.shape[:2], np.int64), np.full(frames.shape[:2], -1, np.int64)
     for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
-        start = int(rng.integers(len(clusters[row]) - count + 1))
+        start = int(rng.integers(len(targets.clusters[row]) - count + 1))
         frames[i, :count] = speech.clip(row)[start : start + count]
-        targets[i, :count] = clusters[row][start : start + count]
+        clusters[i, :count] = targets.clusters[row][start : start + count]
+        if targets.phonemes is not None:
+            phonemes[i, :count] = targets.phonemes[row][start : start + count]
     real = frame_mask(torch.tensor(counts), frames.shape[1])
-    tensors = torch.from_numpy(frames), real, torch.from_numpy(targets)
-    return tensors[0].to(device), tensors[1].to(device), tensors[2].to(device)
+    parts = torch.from_numpy(frames), real, torch.from_numpy(clusters), torch.from_numpy(phonemes)
+    return _Crops(*(part.to(device) for part in parts))
 
 
 def _spans(real: Tensor, options: MaskedPredictionOptions) -> Tensor:
     """Which real frames are hidden (B,T); at least one."""
     starts = torch.rand(real.shape, device=real.device) < options.span_starts
     starts[:, 0] |= torch.rand(len(real), device=real.device) < options.span_starts
+    starts &= torch.rand(len(real), 1, device=real.device) >= options.all_visible
     padded = functional.pad(starts.float(), (options.span_frames - 1, 0))[:, None]
     hidden = functional.max_pool1d(padded, options.span_frames, 1)[:, 0].bool() & real
     if not hidden.any():
@@ -198,25 +256,30 @@ def _spans(real: Tensor, options: MaskedPredictionOptions) -> Tensor:
 
 
 @torch.no_grad()
-def _accuracy(
+def _accuracies(
     model: MaskedPredictor,
     speech: SpeechFrames,
-    clusters: Sequence[NDArray[np.integer]],
+    targets: Targets,
     rows: Sequence[int],
     options: MaskedPredictionOptions,
     device: str,
-) -> float:
-    """Share of hidden frames of held-out clips whose cluster the head names."""
+) -> dict[str, float]:
+    """Shares of held-out frames that are named right: of the hidden ones, and of those with a known phoneme."""
     model.train(False)
-    right = total = 0
+    right, total = [0, 0], [0, 0]
+    all_hidden = replace(options, all_visible=0.0)
     for start in range(0, len(rows), 32):
-        part = rows[start : start + 32]
-        frames, real, targets = _batch(
-            speech, clusters, part, options.crop_frames, np.random.default_rng(0), device
-        )
-        hidden = _spans(real, options)
-        with torch.autocast(real.device.type, torch.bfloat16, enabled=options.bf16):
-            guesses = model(frames, real, hidden)[hidden].argmax(-1)
-        right += int((guesses == targets[hidden]).sum())
-        total += len(guesses)
-    return right / total
+        part, rng = rows[start : start + 32], np.random.default_rng(0)
+        crops = _crops(speech, targets, part, options.crop_frames, rng, device)
+        hidden = _spans(crops.real, all_hidden)
+        known = crops.phonemes >= 0
+        with torch.autocast(crops.real.device.type, torch.bfloat16, enabled=options.bf16):
+            clusters = model(crops.frames, crops.real, hidden)
+            phonemes = model.guesses(crops.frames, crops.real, torch.zeros_like(hidden))[1]
+        right[0] += int((clusters.argmax(-1) == crops.clusters)[hidden].sum())
+        total[0] += int(hidden.sum())
+        if phonemes is not None:
+            right[1] += int((phonemes.argmax(-1) == crops.phonemes)[known].sum())
+            total[1] += int(known.sum())
+    measured = {"accuracy": right[0] / total[0]}
+    return measured | ({"phoneme_accuracy": right[1] / total[1]} if total[1] else {})

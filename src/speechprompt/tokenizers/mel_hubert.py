@@ -1,6 +1,7 @@
 """The `tiny` tokenizer: log-mel frames, a small encoder taught by masked prediction, k-means.
 
-The recipe is HuBERT's (Hsu et al. 2021) at a hundredth of its size, on mel frames instead of the waveform.
+The recipe is HuBERT's (Hsu et al. 2021) at a hundredth of its size, on mel frames instead of the waveform. Codes of
+timbre and prosody may stand among the content units (`sound_codes`).
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ from speechprompt.tokenizers.mel_encoder import (
     unit_features,
 )
 from speechprompt.tokenizers.protocol import Waveform
+from speechprompt.tokenizers.sound_codes import SoundCodes, interleave, sound_features
 
 KIND = "mel-hubert"
 SCHEMA = 1
+_SOUND = ("mean", "deviation", "timbre", "prosody")
 CHUNK_FRAMES = 1500  # 30 s; longer clips are heard in pieces
 _BATCH_FRAMES = 6000  # padding included
 
@@ -45,16 +48,20 @@ class MelHubertTokenizer:
     """Waveform -> units at 50 Hz: the nearest centre to the encoder's last layer, runs merged.
 
     Weights are rounded to half precision, as they are stored, and computed in fp32. A clip over 30 s is cut
-    into pieces of 30 s that do not hear each other; it has as many frames as if it had not been cut.
+    into pieces of 30 s that do not hear each other; it has as many frames as if it had not been cut. With `sound`
+    codes, the units after the content's stand for timbre and prosody, and each takes one frame's place.
     """
 
     sample_rate = SAMPLE_RATE
     frame_rate = FRAME_RATE
 
-    def __init__(self, name: str, encoder: MelEncoder, centres: Tensor) -> None:
-        """`centres` (unit_count, D) live in the space of `unit_features`."""
+    def __init__(
+        self, name: str, encoder: MelEncoder, centres: Tensor, sound: SoundCodes | None = None
+    ) -> None:
+        """`centres` (content units, D) live in the space of `unit_features`."""
         self.name = name
-        self.unit_count = len(centres)
+        self.unit_count = len(centres) + (sound.count if sound else 0)
+        self._sound = sound and SoundCodes(*(getattr(sound, part).detach().float() for part in _SOUND))
         self._encoder = encoder.float().requires_grad_(False)
         self._encoder.train(False)
         for tensor in self._encoder.state_dict().values():
@@ -82,14 +89,21 @@ class MelHubertTokenizer:
     @torch.no_grad()
     def hidden_states(self, waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
         """What k-means reads, (B,T,D), and the frame counts (B,), of clips of at most 30 s."""
+        waves, lengths = self._padded(waveforms)
+        frames, counts = self._frames(waves, lengths)
+        return self._hidden(frames, counts), counts
+
+    def _hidden(self, frames: Tensor, counts: Tensor) -> Tensor:
+        return unit_features(self._encoder(frames, frame_mask(counts, frames.shape[1])))
+
+    def _padded(self, waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
+        """Clips side by side (B,S), zero after their ends, and their lengths (B,)."""
         device = self._centres.device
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(padded, waveforms, strict=True):
             row[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
-        frames, counts = self._frames(padded.to(device), lengths.to(device))
-        mask = frame_mask(counts, frames.shape[1])
-        return unit_features(self._encoder(frames, mask)), counts
+        return padded.to(device), lengths.to(device)
 
     def features(self, waveforms: Sequence[Waveform]) -> list[Tensor]:
         """What k-means reads of each clip, (T,D); longer clips are heard in pieces, as `encode` does."""
@@ -108,6 +122,8 @@ class MelHubertTokenizer:
         self._encoder.to(device)
         self._frames.to(device)
         self._centres = self._centres.to(device)
+        if self._sound:
+            self._sound = SoundCodes(*(getattr(self._sound, part).to(device) for part in _SOUND))
         return self
 
     def save(self, folder: str | Path) -> None:
@@ -133,19 +149,33 @@ class MelHubertTokenizer:
         try:
             encoder = MelEncoder(MelEncoderConfig(**config["encoder"]))
             centres = tensors.pop("centres")
+            sound = None
+            if config.get("sound"):
+                sound = SoundCodes(*(tensors.pop(f"sound.{part}").float() for part in _SOUND))
             encoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-            return cls(config["name"], encoder, centres).to(device)
+            return cls(config["name"], encoder, centres, sound).to(device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder}: tokenizer.json and model.safetensors do not fit each other ({_first_line(error)})"
             ) from error
 
+    @torch.no_grad()
     def _frame_ids(self, waveforms: Sequence[Waveform]) -> Iterator[NDArray[np.int64]]:
-        hidden, counts = self.hidden_states(waveforms)
+        waves, lengths = self._padded(waveforms)
+        frames, counts = self._frames(waves, lengths)
+        hidden = self._hidden(frames, counts)
         # argmin |h - c|^2 = argmin |c|^2 / 2 - h.c
         distances = self._centres.square().sum(1) / 2 - hidden @ self._centres.T
         nearest = distances.argmin(-1).cpu().numpy()
-        return (ids[:count] for ids, count in zip(nearest, counts.tolist(), strict=True))
+        content = [ids[:count] for ids, count in zip(nearest, counts.tolist(), strict=True)]
+        if not self._sound:
+            yield from content
+            return
+        first_code = len(self._centres)
+        features = sound_features(waves, lengths, frames)
+        for ids, row in zip(content, features, strict=True):
+            timbre, prosody = self._sound.encode(row, len(ids))
+            yield interleave(ids, (timbre + first_code, prosody + first_code), first_code)
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -156,10 +186,13 @@ class MelHubertTokenizer:
             "frame_rate": FRAME_RATE,
             "unit_count": self.unit_count,
             "encoder": asdict(self._encoder.config),
+            **({"sound": {"timbre": len(self._sound.timbre)}} if self._sound else {}),
         }
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {name: t.half().cpu().contiguous() for name, t in self._encoder.state_dict().items()}
+        if self._sound:
+            tensors |= {f"sound.{part}": getattr(self._sound, part).cpu().contiguous() for part in _SOUND}
         return {**tensors, "centres": self._centres.half().cpu()}
 
     def _hash(self) -> str:
