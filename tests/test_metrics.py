@@ -92,6 +92,24 @@ def test_expected_calibration_error() -> None:
     assert [(b.low, b.count, b.accuracy) for b in bins] == [(0.5, 2, 0.5), (0.9, 2, 1.0)]
 
 
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=40), st.integers(1, 7))
+def test_expected_calibration_error_is_the_slow_definition(
+    rows: list[tuple[int, bool]], bin_count: int
+) -> None:
+    """Exact shares, each looked up in the bins (0, 1/n], (1/n, 2/n], ...; zero belongs to the first."""
+    total = Fraction(0)
+    for place in range(bin_count):
+        low, high = Fraction(place, bin_count), Fraction(place + 1, bin_count)
+        inside = [
+            (Fraction(share, 20), right)
+            for share, right in rows
+            if low < Fraction(share, 20) <= high or (share == 0 and place == 0)
+        ]
+        total += abs(sum((share for share, _ in inside), Fraction(0)) - sum(right for _, right in inside))
+    found = metrics.expected_calibration_error([n / 20 for n, _ in rows], [r for _, r in rows], bin_count)
+    assert found == pytest.approx(float(total / len(rows)), abs=1e-9)
+
+
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 5))
 def test_mcnemar_is_the_binomial_tail(only_first: int, only_second: int, both: int) -> None:
     first = [True] * only_first + [False] * only_second + [True] * (both + 1)
@@ -189,6 +207,23 @@ def test_macro_f1_interval_holds_its_estimate() -> None:
     interval = metrics.macro_f1_interval(true, predicted, resamples=300)
     assert interval.low < interval.estimate < interval.high
     assert interval.estimate == metrics.macro_f1(true, predicted)
+
+
+def test_macro_f1_interval_is_that_of_a_written_out_bootstrap_over_speakers() -> None:
+    """Speakers drawn by hand, every draw scored by scikit-learn; the random numbers are others, so about equal."""
+    rng = np.random.default_rng(11)
+    true = rng.choice(LABELS, 240, p=[0.6, 0.3, 0.1])
+    speakers = np.repeat([f"s{i}" for i in range(12)], 20)
+    skill = np.repeat(rng.uniform(0.3, 0.95, 12), 20)
+    predicted = np.where(rng.random(240) < skill, true, rng.choice(LABELS, 240))
+    drawn = []
+    for _ in range(300):
+        rows = np.concatenate([np.flatnonzero(speakers == f"s{i}") for i in rng.integers(12, size=12)])
+        drawn.append(sklearn_metrics.f1_score(true[rows], predicted[rows], average="macro"))
+    interval = metrics.macro_f1_interval(true, predicted, speakers.tolist())
+    assert [interval.low, interval.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+    alone = metrics.macro_f1_interval(true, predicted)
+    assert interval.high - interval.low > 1.2 * (alone.high - alone.low)
 
 
 @pytest.mark.parametrize(

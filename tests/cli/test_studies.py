@@ -132,6 +132,9 @@ def check_files(folder: Path, document: Any) -> None:
     assert Page(page).open == []
     assert ARABIC in page
     assert "Published accuracy in percent: GSLM 99.7" in page
+    assert "nowhere is not there" in page
+    for heading in ("paper GSLM+", "ours % [95 %]", "n-gram % [95 %]"):
+        assert f">{heading}</th>" in page
 
 
 @pytest.mark.usefixtures("no_page")
@@ -197,7 +200,7 @@ def test_without_corpora_the_table_says_what_is_published(run: Run, toy: Path, t
     ran = run("reproduce", "--lm", toy, "--out", tmp_path / "table", "--quiet")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.count("no folder for") == 17
-    assert not (tmp_path / "table" / "report.html").exists()
+    assert (tmp_path / "table" / "report.html").read_text().count("no folder for") == 17
 
 
 def test_unknown_rows_get_a_suggestion(run: Run, tmp_path: Path) -> None:
@@ -217,7 +220,10 @@ def test_compare_prints_and_writes_every_form(run: Run, toy: Path, units: Path, 
     assert run(*command, "--methods", "n-gram", "--out", tmp_path / "a.json").code == 1
     for form in ("html", "md"):
         assert run(*command, "--methods", "n-gram", "--out", tmp_path / f"a.{form}").code == 0
-    assert Page((tmp_path / "a.html").read_text()).open == []
+    page = (tmp_path / "a.html").read_text()
+    assert Page(page).open == []
+    for heading in ("trained parameters", "seconds", "McNemar p"):
+        assert f">{heading}</th>" in page
     assert (tmp_path / "a.md").read_text().count("\n| ") == 3
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,12 +20,15 @@ from hypothesis import strategies as st
 from speechprompt.errors import OutputExists, UsageError, WorkError
 from speechprompt.evaluation import plots
 from speechprompt.evaluation.baselines import BaselineResult, majority
+from speechprompt.evaluation.clips import ClipPicture, peaks_of
 from speechprompt.evaluation.page import duration, parameters, percent
 from speechprompt.evaluation.reports import (
     BaselineScore,
-    Epoch,
     Example,
+    LearningPoint,
     Report,
+    ReportTable,
+    StudyRow,
     TaskSection,
     embedded_clip,
     joined_labels,
@@ -33,7 +37,7 @@ from speechprompt.evaluation.reports import (
     verbalizer_map,
     write_report,
 )
-from speechprompt.evaluation.summary import AnsweredUtterance, SlotAnswer, summarise
+from speechprompt.evaluation.summary import AnsweredUtterance, SlotAnswer, SpeakerEvaluation, summarise
 from speechprompt.metrics import CalibrationBin, Interval
 
 HOSTILE = (
@@ -55,6 +59,21 @@ def answered(labels: tuple[str, ...], count: int = 40) -> list[AnsweredUtterance
     return rows
 
 
+def pictured(example: Example) -> Example:
+    picture = ClipPicture(
+        units=("5", "17", HOSTILE[0]),
+        edges=(0.0, 0.1, 0.34, 0.4),
+        spans=((0, 1), (1, 3)),
+        importance=(1.2, -0.4),
+        label=HOSTILE[1],
+        peaks=peaks_of(np.sin(np.arange(6400) / 9)),
+        length=0.4,
+        has_seconds=True,
+    )
+    audio = embedded_clip(np.zeros(160), 16000)
+    return replace(example, audio=audio, excerpt=HOSTILE[0], picture=picture)
+
+
 @cache
 def report(labels: tuple[str, ...] = HOSTILE, title: str = "A & B <b>") -> Report:
     rows, slots = answered(labels), {"slot": labels}
@@ -66,11 +85,11 @@ def report(labels: tuple[str, ...] = HOSTILE, title: str = "A & B <b>") -> Repor
         trained_parameters=16_932,
         seconds=372.4,
         baselines=(BaselineScore.beside(majority(true, true, [row.speaker or "" for row in rows]), rows),),
-        epochs=(Epoch(1, 2.5), Epoch(2, 1.5, 0.4), Epoch(3, None, 0.5)),
+        learning=(LearningPoint(10, 2.5), LearningPoint(20, 1.5, 0.4), LearningPoint(30, None, 0.5)),
         verbalizers={
             "slot": verbalizer_map(labels, units, np.random.default_rng(0).normal(size=(len(labels), 60)))
         },
-        examples=pick_examples(rows, slots, {rows[0].id: embedded_clip(np.zeros(160), 16000)}),
+        examples=tuple(pictured(example) for example in pick_examples(rows, slots)),
         notices=(labels[-1],),
     )
     return Report(title, (section,), {"command": labels[1]}, subtitle=labels[0])
@@ -158,6 +177,33 @@ def test_a_bare_section_is_a_page() -> None:
     assert "No baseline was run" in document
     assert "Answers to look at" not in document
     assert "Provenance" not in document
+
+
+def test_a_table_shows_what_it_holds_and_may_stand_alone() -> None:
+    rows = (("one", "12.5", "", HOSTILE[0]), ("two", "-3.0", "", ""))
+    half = Interval(0.5, 0.4, 0.6)
+    table = ReportTable(
+        ("row", "points", "nothing", "remark"), rows, HOSTILE[1], (StudyRow(HOSTILE[2], half, half, 0.7),)
+    )
+    document = render_report(Report("study", (), table=table))
+    page = Page(document)
+    assert {"table", "svg"} <= set(page.tags)
+    assert not {"script", "img"} & set(page.tags)
+    assert "nothing" not in document
+    assert "\u22123.0" in document
+    assert "&lt;script&gt;" in document
+    back = Report.from_json(json.loads(json.dumps(Report("study", (), table=table).to_json())))
+    assert render_report(back) == document
+
+
+def test_speakers_are_drawn_lowest_first_and_many_are_cut() -> None:
+    speakers = [SpeakerEvaluation(f"s{number:02d}", 10 + number, number / 50) for number in range(50)]
+    svg = plots.speaker_plot(speakers)
+    named = re.findall(r">(s\d\d)<", svg)
+    assert named == [f"s{number:02d}" for number in range(plots.SPEAKER_COUNT)]
+    rows = [replace(row, speaker=f"s{i}") for i, row in enumerate(answered(("a", "b"), 30))]
+    section = TaskSection("many", summarise(rows, {"slot": ("a", "b")}), trained_parameters=0)
+    assert "6 speakers with higher accuracy are not shown" in render_report(Report("many", (section,)))
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_slot_numbers_are_those_of_metrics() -> None:
     assert summarise(rows, SLOTS).slots["place"].equal_error_rate is None
 
 
+def test_speakers_are_counted_one_by_one() -> None:
+    rows = answered(60, speakers=7)
+    found = {one.speaker: (one.utterance_count, one.accuracy) for one in summarise(rows, SLOTS).speakers}
+    for speaker in {row.speaker for row in rows}:
+        own = [row.is_right for row in rows if row.speaker == speaker]
+        assert found[speaker] == (len(own), np.mean(own))
+    assert list(found) == sorted(found)
+    assert summarise(answered(speakers=None), SLOTS).speakers == ()
+
+
 def test_one_seed_gives_the_same_bytes_and_json_brings_it_back() -> None:
     first, second = (summarise(answered(), SLOTS, seed=1) for _ in range(2))
     text = json.dumps(first.to_json(), allow_nan=False)

@@ -68,7 +68,7 @@ def report(
     spoken_lm, [loaded] = open_artifacts([Path(artifact)], lm, device, dtype, threads)
     corpus = corpus_for(terminal, spoken_lm, loaded, source, split, split_field, bool(names))
     evaluation = scored(terminal, spoken_lm, loaded, corpus, split, names, seed=seed)
-    section = task_section(loaded, evaluation, spoken_lm.lm, corpus.split(split))
+    section = task_section(loaded, evaluation, spoken_lm, corpus.split(split))
     page = Report(title or loaded.name, (section,), origins(loaded.config, corpus.name, seed))
     write_report(page, out, force)
     document = {"report": str(out), **evaluation.to_json()}

@@ -77,10 +77,7 @@ def _show(terminal: Terminal, found: Reproduction) -> None:
     """Print the table, then what failed; a failed row makes the command fail."""
     from speechprompt.experiments.reproduce import HEADINGS
 
-    parts: list[Any] = [table(HEADINGS, found.cells())]
-    if found.report is not None:
-        parts += ["", f"report: {found.report}"]
-    terminal.show(found.to_json(), *parts)
+    terminal.show(found.to_json(), table(HEADINGS, found.cells()), "", f"report: {found.report}")
     failed = [row for row in found.rows if row.state == "failed"]
     for row in failed:
         terminal.complain(f"{row.name}: {row.remark}")

@@ -11,11 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from speechprompt.evaluation import plots
+from speechprompt.evaluation.clips import draw_clip
 from speechprompt.evaluation.summary import SlotEvaluation, TaskEvaluation
 from speechprompt.metrics import Interval
 
 if TYPE_CHECKING:
-    from speechprompt.evaluation.reports import Report, TaskSection
+    from speechprompt.evaluation.reports import Report, ReportTable, TaskSection
 
 TEMPLATES = Path(__file__).parent / "templates"
 CONFUSION_COUNT = 6
@@ -43,19 +44,34 @@ class SlotView:
 
 @dataclass(frozen=True, slots=True)
 class SectionView:
-    """A task's section as the template shows it."""
+    """A task's section as the template shows it; `pictures` are drawings of its examples, in their order."""
 
     section: TaskSection
     anchor: str
     verdict: str
     plots: tuple[Plot, ...]
     slots: tuple[SlotView, ...]
+    pictures: tuple[Markup | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """A table without its empty columns, and its plot; a cell is (heading, text, whether it is a number)."""
+
+    headings: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[tuple[str, str, bool], ...], ...]
+    note: str
+    plot: Plot | None
 
 
 def render_page(report: Report) -> str:
-    """The HTML document of a report with at least one section."""
+    """The HTML document of a report."""
     views = [_section_view(section, f"task-{number}") for number, section in enumerate(report.sections, 1)]
-    return _environment().get_template("report.html").render(report=report, views=views)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(report=report, views=views, table=None if report.table is None else _table_view(report.table))
+    )
 
 
 @cache
@@ -132,7 +148,28 @@ def label_counts(evaluation: TaskEvaluation) -> str:
 
 
 def _section_view(section: TaskSection, anchor: str) -> SectionView:
-    return SectionView(section, anchor, _verdict(section), _task_plots(section), _slot_views(section))
+    pictures = tuple(
+        None if one.picture is None else Markup(draw_clip(one.picture)) for one in section.examples
+    )
+    return SectionView(
+        section, anchor, _verdict(section), _task_plots(section), _slot_views(section), pictures
+    )
+
+
+def _table_view(table: ReportTable) -> TableView:
+    """Columns that hold anything; one of figures only stands at the right."""
+    columns = []
+    for place, heading in enumerate(table.headings):
+        cells = [row[place] for row in table.rows]
+        if any(cells):
+            numeric = all(not cell or cell.lstrip("+-")[:1].isdigit() for cell in cells)
+            shown = [cell.replace("-", "\u2212") for cell in cells] if numeric else cells
+            columns.append([(heading, cell, numeric) for cell in shown])
+    plot = None
+    if table.plotted:
+        plot = Plot(Markup(plots.study_plot(table.plotted)), "Accuracy", table.key)
+    headings = tuple((column[0][0], column[0][2]) for column in columns)
+    return TableView(headings, tuple(zip(*columns, strict=True)), table.note, plot)
 
 
 def _verdict(section: TaskSection) -> str:
@@ -153,12 +190,18 @@ def _task_plots(section: TaskSection) -> tuple[Plot, ...]:
     differences = [(b.name, b.difference) for b in section.baselines if b.name != "majority"]
     svg = plots.accuracy_plot(accuracies, differences)
     drawn = [Plot(Markup(svg), "Beside the baselines", "Accuracy, 95\u202f% intervals.")]
-    if section.epochs:
+    if section.learning:
         numbers, losses, reached = zip(
-            *((e.epoch, e.train_loss, e.valid_accuracy) for e in section.epochs), strict=True
+            *((p.step, p.train_loss, p.valid_accuracy) for p in section.learning), strict=True
         )
         svg = plots.learning_plot(numbers, losses, reached)
-        drawn.append(Plot(Markup(svg), "Learning", "The marked epoch is the best on valid."))
+        drawn.append(Plot(Markup(svg), "Learning", "The marked step is the best on valid."))
+    speakers = section.evaluation.speakers
+    if len(speakers) > 1:
+        svg, rest = plots.speaker_plot(speakers), len(speakers) - plots.SPEAKER_COUNT
+        caption = "Lowest first; dashed: their mean. Right: utterances."
+        more = f" {rest} speakers with higher accuracy are not shown." if rest > 0 else ""
+        drawn.append(Plot(Markup(svg), "By speaker", caption + more))
     return tuple(drawn)
 
 
@@ -182,7 +225,9 @@ def _numbers(slot: SlotEvaluation) -> tuple[tuple[str, str, str], ...]:
         ("Calibration error", percent(slot.expected_calibration_error), "confidence against accuracy"),
     ]
     if slot.equal_error_rate is not None:
-        rows.append(("Equal error rate", percent(slot.equal_error_rate), f"positive: {slot.labels[1]}"))
+        rows.append(
+            ("Equal error rate", percent(slot.equal_error_rate), f"{slot.labels[0]} against {slot.labels[1]}")
+        )
     if slot.top_five_accuracy is not None:
         rows.append(("Top five", percent(slot.top_five_accuracy), "true label in the best five"))
     return tuple(rows)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from speechprompt.evaluation.summary import LabelEvaluation
+from speechprompt.evaluation.summary import LabelEvaluation, SpeakerEvaluation
 from speechprompt.evaluation.svg import ACCENT, CONTRAST, INK, MUTED, ON_FILL, RULE, render_svg, shortened
 from speechprompt.metrics import CalibrationBin, Interval
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from speechprompt.evaluation.reports import StudyRow
+
 NARROW = 4.4
 WIDE = 7.6
+STUDY = 6.0
 CHARACTERS_PER_INCH = 10.6
 ROOM_FOR_SHARES = 6
 ROOM_FOR_COUNTS = 16
 DARK_FILL = 0.55
+SPEAKER_COUNT = 24
 
 
 def accuracy_plot(
@@ -47,10 +51,33 @@ def accuracy_plot(
     return render_svg(draw, NARROW, height, "Accuracy with 95 % intervals beside baselines")
 
 
+def study_plot(rows: Sequence[StudyRow]) -> str:
+    """A line a row: ours with its interval, the baseline below it, and what was published as a tick."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for position, row in enumerate(rows):
+            for interval, shift, colour in ((row.ours, -0.14, ACCENT), (row.baseline, 0.14, MUTED)):
+                if interval is not None:
+                    height = position + shift
+                    axes.plot(
+                        [interval.low, interval.high], [height] * 2, color=colour, linewidth=2, alpha=0.6
+                    )
+                    axes.plot(interval.estimate, height, "o", color=colour, markersize=5, clip_on=False)
+            if row.published is not None:
+                ends = [position - 0.38, position + 0.38]
+                axes.plot([row.published] * 2, ends, color=CONTRAST, linewidth=2, clip_on=False)
+        axes.set_yticks(range(len(rows)), [shortened(row.name, 34) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        _share_axis(axes)
+
+    return render_svg(draw, STUDY, 0.55 + 0.42 * max(len(rows), 2), "Accuracies of the table")
+
+
 def learning_plot(
-    epochs: Sequence[int], losses: Sequence[float | None], accuracies: Sequence[float | None]
+    steps: Sequence[int], losses: Sequence[float | None], accuracies: Sequence[float | None]
 ) -> str:
-    """Training loss above, accuracy on valid below, over epochs; the best epoch is marked."""
+    """Training loss above, accuracy on valid below, over steps; the best step is marked."""
     loss, reached = (
         np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         for values in (losses, accuracies)
@@ -59,8 +86,8 @@ def learning_plot(
     def draw(figure: Figure) -> None:
         above, below = figure.subplots(2, 1, sharex=True)
         for axes, values, name in ((above, loss, "training loss"), (below, reached, "accuracy on valid")):
-            marker = "o" if len(epochs) < 25 else None
-            axes.plot(epochs, values, color=ACCENT, linewidth=1.6, marker=marker, markersize=3)
+            marker = "o" if len(steps) < 25 else None
+            axes.plot(steps, values, color=ACCENT, linewidth=1.6, marker=marker, markersize=3)
             axes.set_title(name, loc="left", fontsize=8.5, color=MUTED)
             axes.grid(True, axis="y")
             axes.tick_params(axis="y", labelcolor=MUTED)
@@ -68,12 +95,12 @@ def learning_plot(
         above.ticklabel_format(useOffset=False)
         below.yaxis.set_major_formatter(_percent())
         below.xaxis.get_major_locator().set_params(integer=True)
-        below.set_xlabel("epoch")
+        below.set_xlabel("step")
         if np.isfinite(reached).any():
             best = int(np.nanargmax(reached))
-            below.plot(epochs[best], reached[best], "o", color=CONTRAST, markersize=6)
+            below.plot(steps[best], reached[best], "o", color=CONTRAST, markersize=6)
 
-    return render_svg(draw, NARROW, 3.3, "Training loss and accuracy on valid by epoch")
+    return render_svg(draw, NARROW, 3.3, "Training loss and accuracy on valid by step")
 
 
 def confusion_plot(labels: Sequence[str], counts: ArrayLike) -> str:
@@ -127,6 +154,28 @@ def label_plot(labels: Sequence[LabelEvaluation]) -> str:
         _share_axis(axes)
 
     return render_svg(draw, NARROW, 0.55 + 0.215 * max(len(rows), 3), "Recall and precision by label")
+
+
+def speaker_plot(speakers: Sequence[SpeakerEvaluation]) -> str:
+    """Accuracy as a bar by speaker, the lowest first; of many speakers the `SPEAKER_COUNT` lowest.
+
+    The line is the mean over all speakers; counts of utterances stand at the right.
+    """
+    ordered = sorted(speakers, key=lambda one: (one.accuracy, -one.utterance_count, one.speaker))
+    rows = ordered[:SPEAKER_COUNT]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for position, row in enumerate(rows):
+            axes.barh(position, row.accuracy, height=0.62, color=ACCENT, alpha=0.75)
+            axes.text(1.03, position, f"{row.utterance_count:,}", color=MUTED, va="center")
+        mean = float(np.mean([row.accuracy for row in speakers]))
+        axes.axvline(mean, color=CONTRAST, linewidth=1.2, linestyle=(0, (3, 3)))
+        axes.set_yticks(range(len(rows)), [shortened(row.speaker) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        _share_axis(axes)
+
+    return render_svg(draw, NARROW, 0.55 + 0.215 * max(len(rows), 3), "Accuracy by speaker")
 
 
 def reliability_plot(bins: Sequence[CalibrationBin]) -> str:

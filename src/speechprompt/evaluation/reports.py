@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from speechprompt.errors import OutputExists, UsageError
 from speechprompt.evaluation.baselines import LABEL_JOINT, BaselineResult
+from speechprompt.evaluation.clips import ClipPicture
 from speechprompt.evaluation.summary import (
     AnsweredUtterance,
     TaskEvaluation,
@@ -30,6 +31,8 @@ from speechprompt.metrics import Interval, paired_difference_interval
 
 EXAMPLE_COUNT = 16
 UNIT_COUNT = 40
+LOSSLESS_SECONDS = 10.0
+"""Longer clips are compressed: a report is one file that people mail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,10 @@ class BaselineScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
-    """One training event: what the loss was and, where valid was scored, the accuracy on it."""
+class LearningPoint:
+    """A point of the learning curve: the loss since the last one and, where valid was scored, the accuracy on it."""
 
-    epoch: int
+    step: int
     train_loss: float | None = None
     valid_accuracy: float | None = None
 
@@ -87,7 +90,7 @@ class VerbalizerMap:
 class Example:
     """An answered utterance to look at; `audio` is a `data:` URI of its clip, or None.
 
-    UsageError when `audio` points outside the report.
+    `excerpt` says which part of a long clip that is. UsageError when `audio` points outside the report.
     """
 
     id: str
@@ -96,6 +99,8 @@ class Example:
     score: float
     is_right: bool
     audio: str | None = None
+    excerpt: str = ""
+    picture: ClipPicture | None = None
 
     def __post_init__(self) -> None:
         if self.audio is not None and not self.audio.startswith("data:audio/"):
@@ -111,7 +116,7 @@ class TaskSection:
     trained_parameters: int
     seconds: float | None = None
     baselines: tuple[BaselineScore, ...] = ()
-    epochs: tuple[Epoch, ...] = ()
+    learning: tuple[LearningPoint, ...] = ()
     verbalizers: Mapping[str, VerbalizerMap] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     notices: tuple[str, ...] = ()
@@ -122,13 +127,41 @@ class TaskSection:
 
 
 @dataclass(frozen=True, slots=True)
+class StudyRow:
+    """A row of a study in numbers, for its plot; `published` is the accuracy that was reported elsewhere."""
+
+    name: str
+    ours: Interval
+    baseline: Interval | None = None
+    published: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTable:
+    """A table of a study as people read it: cells are words; empty columns are left out of the page.
+
+    `plotted` are the rows that are also drawn; `key` says what the drawing's marks are.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    plotted: tuple[StudyRow, ...] = ()
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """A title, a section a task, and where the numbers come from (versions, seed, fingerprints, command)."""
+    """A title, a section a task, and where the numbers come from (versions, seed, fingerprints, command).
+
+    `table` stands before the sections, and may stand alone.
+    """
 
     title: str
     sections: tuple[TaskSection, ...]
     provenance: Mapping[str, str] = field(default_factory=dict)
     subtitle: str = ""
+    table: ReportTable | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers."""
@@ -149,15 +182,13 @@ def joined_labels(row: AnsweredUtterance) -> tuple[str, str]:
 def pick_examples(
     rows: Sequence[AnsweredUtterance],
     slot_labels: Mapping[str, Sequence[str]],
-    clips: Mapping[str, str] | None = None,
     count: int = EXAMPLE_COUNT,
 ) -> tuple[Example, ...]:
     """The most confident mistakes, then the least confident right answers: where listening teaches most.
 
-    `clips` maps utterance id to a `data:` URI (see `embedded_clip`). The score is the product over slots of
-    the answer's probability.
+    They come without clips and pictures. The score is the product over slots of the answer's probability.
     """
-    examples = [_example(row, slot_labels, clips or {}) for row in rows]
+    examples = [_example(row, slot_labels) for row in rows]
     mistakes = sorted((e for e in examples if not e.is_right), key=lambda e: (-e.score, e.id))
     right = sorted((e for e in examples if e.is_right), key=lambda e: (e.score, e.id))
     shown = mistakes[: max(count * 3 // 4, count - len(right))]
@@ -181,21 +212,26 @@ def verbalizer_map(
 
 
 def embedded_clip(waveform: ArrayLike, sample_rate: int) -> str:
-    """A waveform (S,) as a FLAC `data:` URI that browsers play."""
+    """A waveform (S,) as a `data:` URI that browsers play: FLAC, or MP3 from `LOSSLESS_SECONDS` on."""
     import soundfile
 
-    buffer = BytesIO()
-    soundfile.write(buffer, np.asarray(waveform), sample_rate, format="FLAC", subtype="PCM_16")
-    return f"data:audio/flac;base64,{b64encode(buffer.getvalue()).decode()}"
+    samples, buffer = np.asarray(waveform), BytesIO()
+    if len(samples) <= LOSSLESS_SECONDS * sample_rate:
+        soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
+        kind = "flac"
+    else:
+        soundfile.write(buffer, samples, sample_rate, format="MP3", subtype="MPEG_LAYER_III")
+        kind = "mpeg"
+    return f"data:audio/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def render_report(report: Report) -> str:
-    """The report as one HTML document. UsageError when it has no section."""
+    """The report as one HTML document. UsageError when it has neither section nor table."""
     # jinja2 and the plots load only when a page is drawn.
     from speechprompt.evaluation.page import render_page
 
-    if not report.sections:
-        raise UsageError("a report needs at least one task")
+    if not report.sections and report.table is None:
+        raise UsageError("a report needs at least one task, or a table")
     return render_page(report)
 
 
@@ -215,11 +251,9 @@ def write_report(report: Report, path: Path, force: bool = False) -> Path:
     return path
 
 
-def _example(
-    row: AnsweredUtterance, slot_labels: Mapping[str, Sequence[str]], clips: Mapping[str, str]
-) -> Example:
+def _example(row: AnsweredUtterance, slot_labels: Mapping[str, Sequence[str]]) -> Example:
     score = 1.0
     for slot, (_, predicted, scores) in row.slots.items():
         score *= scores[list(slot_labels[slot]).index(predicted)]
     true, answered = joined_labels(row)
-    return Example(row.id, true, answered, float(score), row.is_right, clips.get(row.id))
+    return Example(row.id, true, answered, float(score), row.is_right)

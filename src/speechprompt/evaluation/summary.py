@@ -98,10 +98,20 @@ class SlotEvaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeakerEvaluation:
+    """One speaker's utterances: how many, and the share that is right in every slot."""
+
+    speaker: str
+    utterance_count: int
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
 class TaskEvaluation:
     """The numbers of a task: an utterance is right when every slot is.
 
     `interval_over` says what the bootstrap drew; speakers when all are known and there are at least two.
+    `speakers` are those that are known, by name.
     """
 
     accuracy: Interval
@@ -109,6 +119,7 @@ class TaskEvaluation:
     speaker_count: int | None
     interval_over: Literal["speakers", "utterances"]
     slots: Mapping[str, SlotEvaluation]
+    speakers: tuple[SpeakerEvaluation, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers."""
@@ -144,6 +155,7 @@ def summarise(
             slot: _summarise_slot(rows, slot, tuple(labels), groups, seed)
             for slot, labels in slot_labels.items()
         },
+        speakers=_by_speaker(rows),
     )
 
 
@@ -170,6 +182,17 @@ def read_json(kind: type[ValueT], document: object) -> ValueT:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise WorkError(f"not a {kind.__name__}: {where or 'document'}: {first['msg']}") from None
+
+
+def _by_speaker(rows: Sequence[AnsweredUtterance]) -> tuple[SpeakerEvaluation, ...]:
+    right: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.speaker is not None:
+            right.setdefault(row.speaker, []).append(row.is_right)
+    return tuple(
+        SpeakerEvaluation(speaker, len(answers), sum(answers) / len(answers))
+        for speaker, answers in sorted(right.items())
+    )
 
 
 def _summarise_slot(

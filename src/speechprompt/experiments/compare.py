@@ -13,7 +13,7 @@ from speechprompt.encoding import encode_corpus
 from speechprompt.errors import CorpusError
 from speechprompt.evaluation.baselines import WHOLE, slot_labels
 from speechprompt.evaluation.evaluate import Evaluation, answers, split_of
-from speechprompt.evaluation.reports import BaselineScore, Report, TaskSection, render_report
+from speechprompt.evaluation.reports import BaselineScore, Report, ReportTable, TaskSection, render_report
 from speechprompt.evaluation.summary import interval_groups, summarise
 from speechprompt.experiments.demo import Stage
 from speechprompt.experiments.methods import METHODS, PROMPT, MethodAnswers, answers_of, check_methods
@@ -111,7 +111,14 @@ class Comparison:
             "corpus": self.corpus,
             **versions(),
         }
-        return render_report(Report(f"Methods on {self.task}", (self.section,), origins, self.sentence()))
+        note = (
+            "Every method learns on the same train split and is stopped on the same valid split. Accuracy and "
+            "difference are over all seeds; McNemar's test is of the first seed's answers. Seconds are those of one "
+            "training with its answers on this machine."
+        )
+        table = ReportTable(HEADINGS, tuple(self.cells()), note)
+        title = f"Methods on {self.task}"
+        return render_report(Report(title, (self.section,), origins, self.sentence(), table))
 
 
 def compare_methods(
@@ -212,7 +219,7 @@ def _section(
         if s.difference is not None
     )
     evaluation = Evaluation(artifact.name, "test", numbers, tuple(rows), others)
-    section = task_section(artifact, evaluation, spoken_lm.lm, test)
+    section = task_section(artifact, evaluation, spoken_lm, test)
     if len(prompt.predictions) == 1:
         return section
     note = f"Accuracy is the mean over {len(prompt.predictions)} seeds; all else is of the first."

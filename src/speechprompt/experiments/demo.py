@@ -148,7 +148,7 @@ def _report(
     from speechprompt.experiments.sections import task_section
 
     test = corpus.split("test")
-    sections = [task_section(artifact, evaluation, spoken_lm.lm, test) for artifact, evaluation in trained]
+    sections = [task_section(artifact, evaluation, spoken_lm, test) for artifact, evaluation in trained]
     config = trained[0][0].config
     origins = {
         "spoken LM": f"{config.spoken_lm} ({config.lm_fingerprint})",

@@ -94,7 +94,7 @@ class RowRun:
         artifact = Artifact.load(folder, spoken_lm)
         found = evaluate(spoken_lm, artifact, self.corpus, "test", baselines=())
         save_metrics(artifact, {**artifact.metrics, "test": found.to_json()})
-        save_value(task_section(artifact, found, spoken_lm.lm, self.corpus.split("test")), folder / SECTION)
+        save_value(task_section(artifact, found, spoken_lm, self.corpus.split("test")), folder / SECTION)
         scores = None
         if self.positive is not None:
             [(slot, labels)] = self.task.slots.items()

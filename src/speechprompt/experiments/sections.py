@@ -7,73 +7,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechprompt.errors import AudioError
 from speechprompt.evaluation.reports import (
-    Epoch,
+    LearningPoint,
     TaskSection,
     VerbalizerMap,
-    embedded_clip,
     pick_examples,
     verbalizer_map,
 )
+from speechprompt.experiments.illustrations import illustrated
 
 if TYPE_CHECKING:
     from speechprompt.evaluation.evaluate import Evaluation
     from speechprompt.lms.protocol import UnitLM
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.speech.manifest import Utterance
+    from speechprompt.spoken_lm import SpokenLM
 
 EVENTS = "events.jsonl"
 """The event log of a training, in the artifact's folder."""
-CLIP_RATE = 16_000
-LONGEST_CLIP_SECONDS = 10.0
-"""Longer clips are left out of a report: it is one file that people mail."""
 
 
 def task_section(
-    artifact: Artifact, evaluation: Evaluation, lm: UnitLM, utterances: Sequence[Utterance]
+    artifact: Artifact, evaluation: Evaluation, spoken_lm: SpokenLM, utterances: Sequence[Utterance]
 ) -> TaskSection:
-    """The section of one task; `utterances` are those that were scored, for the clips of the examples."""
-    labels = artifact.entry.task.slots
-    shown = pick_examples(evaluation.rows, labels)
-    clips = clips_of([u for u in utterances if u.id in {example.id for example in shown}])
+    """The section of one task; `utterances` are those that were scored, with units, for the examples."""
+    examples = pick_examples(evaluation.rows, artifact.entry.task.slots)
     return TaskSection(
         name=evaluation.name,
         evaluation=evaluation.numbers,
         trained_parameters=artifact.config.trained_parameters,
         seconds=artifact.metrics.get("training_seconds"),
         baselines=evaluation.baselines,
-        epochs=epochs_of(artifact),
-        verbalizers=verbalizers_of(artifact, lm),
-        examples=pick_examples(evaluation.rows, labels, clips),
+        learning=learning_of(artifact),
+        verbalizers=verbalizers_of(artifact, spoken_lm.lm),
+        examples=illustrated(examples, artifact, spoken_lm, utterances),
     )
 
 
-def clips_of(utterances: Sequence[Utterance]) -> dict[str, str]:
-    """Id -> `data:` URI of the clips that can be read and are not too long."""
-    from speechprompt.speech.audio import read_waveform
-
-    clips = {}
-    for utterance in utterances:
-        if utterance.audio is None:
-            continue
-        try:
-            waveform, _ = read_waveform(
-                utterance.audio, CLIP_RATE, utterance.start_seconds, utterance.end_seconds
-            )
-        except AudioError:
-            continue
-        if len(waveform) <= LONGEST_CLIP_SECONDS * CLIP_RATE:
-            clips[utterance.id] = embedded_clip(waveform, CLIP_RATE)
-    return clips
-
-
-def epochs_of(artifact: Artifact) -> tuple[Epoch, ...]:
+def learning_of(artifact: Artifact) -> tuple[LearningPoint, ...]:
     """The learning curve: accuracy on valid from the artifact's history, training loss from its event log."""
     history = artifact.metrics.get("history", [])
     losses = _mean_losses(artifact.path, [int(event["step"]) for event in history])
     return tuple(
-        Epoch(int(event["epoch"]) + 1, loss, float(event["accuracy"]))
+        LearningPoint(int(event["step"]), loss, float(event["accuracy"]))
         for event, loss in zip(history, losses, strict=True)
     )
 
