@@ -1,45 +1,55 @@
-"""The command `predict`: answers of prompts to audio files."""
+"""The command `predict`: answers of prompts to audio files, one or millions."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from speechprompt.cli.commands import ArtifactLm, Device, Dtype, Threads, add_command
+from speechprompt.cli.clip_list import listed_clips
+from speechprompt.cli.commands import ArtifactLm, Device, Dtype, Force, Threads, add_command, check_writable
 from speechprompt.cli.materials import open_artifacts
-from speechprompt.cli.terminal import Terminal, table
-from speechprompt.errors import AudioError, MissingExtra, UsageError
+from speechprompt.cli.prediction_file import PredictionFile
+from speechprompt.cli.terminal import Terminal, pairs, table
+from speechprompt.errors import CorpusError
 
 if TYPE_CHECKING:
-    from speechprompt.prompting.predictor import Prediction, Predictor, SlotPrediction
+    from speechprompt.prompting.bulk import Answered, Listed
+    from speechprompt.prompting.predictor import Prediction, SlotPrediction
 
-STDIN = "-"
-
-Files = Annotated[
-    list[str], typer.Argument(metavar="FILE...", help="Audio files (wav, flac, ogg, opus, mp3); - is stdin.")
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE...",
+        help="Audio files (wav, flac, ogg, opus, mp3), folders of them, manifests or tables; - is stdin.",
+    ),
 ]
 Prompts = Annotated[
     list[Path],
     typer.Option("--prompt", "-p", metavar="ARTIFACT", help="A prompt folder; give it again for more tasks."),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="FILE", help="Write answers to a .jsonl, .csv or .parquet file; resumable."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    add_command(
-        app, predict, "speechprompt predict a.wav b.wav --prompt prompts/colour --prompt prompts/speaker"
-    )
+    add_command(app, predict, "speechprompt predict clips/ --prompt prompts/colour --out answers.csv")
 
 
 def predict(
     terminal: Terminal,
-    files: Files,
+    files: Sources,
     prompts: Prompts,
+    out: Out = None,
+    force: Force = False,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many labels of a slot to show.")] = 1,
     lm: ArtifactLm = None,
     device: Device = "auto",
@@ -49,32 +59,54 @@ def predict(
     """Ask one or several prompts about audio files; each file is encoded once.
 
     A file that cannot be read is listed and the rest go on; the exit code is then 1. With --json every answer
-    is one line of its own, at once.
+    is one line of its own. With --out a second run answers what is new or failed, and a stopped one goes on.
     """
+    from speechprompt.prompting.artifact import content_hash
+    from speechprompt.prompting.bulk import answer_all
     from speechprompt.prompting.predictor import Predictor
 
-    if files.count(STDIN) > 1:
-        raise UsageError("stdin can be read once; name '-' once")
+    if out is not None:
+        check_writable(out)
+    listed, tokenizer = listed_clips(files)
     spoken_lm, artifacts = open_artifacts(prompts, lm, device, dtype, threads)
+    if tokenizer is not None and tokenizer != spoken_lm.tokenizer_name:
+        raise CorpusError(f"these are units of {tokenizer}, not of {spoken_lm.tokenizer_name}; pass --lm")
     predictor = Predictor(spoken_lm, artifacts)
+    asked = predictor.prompts.chosen()
+    if out is None:
+        answered = answer_all(predictor, listed, asked)
+        _show(terminal, _told(terminal, answered, len(listed)), top_k)
+        return
+    digests = {prompt.name: content_hash(folder) for prompt, folder in zip(asked, prompts, strict=True)}
+    file = PredictionFile.open(out, digests, force)
+    left = [one for one in listed if one.id not in file.done]
+    _write(terminal, file, _told(terminal, answer_all(predictor, left, asked), len(left)), listed, force)
+
+
+def _told(terminal: Terminal, answered: Iterator[Answered], total: int) -> Iterator[Answered]:
+    """What comes of each clip, with progress, notices and errors on stderr."""
+    with terminal.progress("predicting") as progress:
+        for done, one in enumerate(answered, start=1):
+            if one.error is not None:
+                terminal.complain(one.error)
+            for prediction in one.predictions[:1]:
+                for notice in prediction.notices:
+                    terminal.notice(notice.replace(one.clip.source, "some clips") if total > 9 else notice)
+            yield one
+            progress.update(done, total, one.clip.id)
+
+
+def _show(terminal: Terminal, answered: Iterator[Answered], top_k: int) -> None:
+    """Answers on stdout: lines of JSON as they come, or a table at the end."""
     answers: list[Prediction] = []
     failed = False
-    with terminal.progress("predicting") as progress:
-        for done, file in enumerate(files):
-            progress.update(done, len(files), file)
-            try:
-                found = answers_to(predictor, file)
-            except (AudioError, MissingExtra) as error:
-                failed = True
-                _report_failure(terminal, file, error)
-                continue
-            for notice in found[0].notices:
-                terminal.notice(notice)
-            if terminal.as_json:
-                for answer in found:
-                    terminal.json_line(answer.to_json())
-            else:
-                answers += found
+    for one in answered:
+        failed |= one.error is not None
+        if terminal.as_json:
+            for document in _documents(one):
+                terminal.json_line(document)
+        else:
+            answers += one.predictions
     if answers:
         headings = ("file", "task", "slot", "label", "score")
         terminal.out.print(table(headings, [row for answer in answers for row in _rows(answer, top_k)]))
@@ -82,22 +114,56 @@ def predict(
         raise typer.Exit(1)
 
 
-def answers_to(predictor: Predictor, file: str) -> list[Prediction]:
-    """Every task's answer to a file, or to stdin's bytes. AudioError when it cannot be read."""
-    if file != STDIN:
-        return predictor.predict(file)
-    from speechprompt.speech.audio import read_waveform_bytes
-
-    rate = predictor.spoken_lm.tokenizer.sample_rate
-    waveform, notices = read_waveform_bytes(sys.stdin.buffer.read(), rate)
-    return [replace(answer, source=STDIN, notices=tuple(notices)) for answer in predictor.predict(waveform)]
+def _documents(one: Answered) -> Iterator[dict[str, Any]]:
+    named = {} if one.clip.id == one.clip.source else {"id": one.clip.id}
+    if one.error is not None:
+        yield {"source": one.clip.source, **named, "error": one.error}
+    for prediction in one.predictions:
+        yield {**prediction.to_json(), **named}
 
 
-def _report_failure(terminal: Terminal, file: str, error: Exception) -> None:
-    text = str(error) if file == STDIN or file in str(error) else f"{file}: {error}"
-    terminal.complain(text)
-    if terminal.as_json:
-        terminal.json_line({"source": file, "error": text})
+def _write(
+    terminal: Terminal,
+    file: PredictionFile,
+    answered: Iterator[Answered],
+    listed: Sequence[Listed],
+    force: bool,
+) -> None:
+    """Answers into the file, and a summary on stdout."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    failed: dict[str, str] = {}
+    fresh = 0
+    try:
+        for one in answered:
+            file.add([one])
+            if one.error is not None:
+                failed[one.clip.id] = one.error
+                continue
+            fresh += 1
+            for prediction in one.predictions:
+                for slot, found in prediction.slots.items():
+                    label = "(unsure)" if prediction.abstained else found.label
+                    counts.setdefault((prediction.task, slot), Counter())[label] += 1
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; {fresh} answered clips are kept, and the same command goes on from {file.part}"
+        ) from None
+    finally:
+        file.close()
+    file.finish(force)
+    known = sum(one.id in file.done for one in listed)
+    document = {"out": str(file.out), "answered": fresh, "known": known, "failed": failed}
+    facts = {
+        "answers": str(file.out),
+        "clips": f"{fresh} answered now, {known} known before, {len(failed)} failed",
+    }
+    labels = [
+        (task, slot, label, n) for (task, slot), seen in counts.items() for label, n in seen.most_common()
+    ]
+    parts = [pairs(facts), *([table(("task", "slot", "label", "clips"), labels)] if labels else [])]
+    terminal.show(document, *parts)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _rows(answer: Prediction, top_k: int) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ Written whole or not at all. Loading checks every claim that the configuration m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -160,6 +161,17 @@ def read_config(folder: Path) -> PromptConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
         raise ArtifactError(f"{path} is damaged or from another version: {where}: {first['msg']}") from None
+
+
+def content_hash(folder: Path) -> str:
+    """What tells one trained prompt from another of the same name: sha256 (16 hex digits) of its two files."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, TENSORS):
+        try:
+            digest.update((folder / name).read_bytes())
+        except OSError as error:
+            raise ArtifactError(f"{folder / name} cannot be read: {error.strerror}") from None
+    return digest.hexdigest()[:16]
 
 
 def check_fits(config: PromptConfig, spoken_lm: SpokenLM, path: Path) -> None:

@@ -18,7 +18,7 @@ from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.bank import Bank, FoldedPrompt
 from speechprompt.prompting.classifier import classify
-from speechprompt.prompting.clips import WINDOW_SECONDS, Clip, ClipEncoder, ClipSource
+from speechprompt.prompting.clips import LONGEST_HOURS, WINDOW_SECONDS, Clip, ClipEncoder, ClipSource
 from speechprompt.prompting.loaded import LoadedPrompt, PromptTable
 from speechprompt.speech.audio import AudioLimits
 from speechprompt.speech.buckets import length_buckets
@@ -44,7 +44,7 @@ class Prediction:
     """One task's answer to one clip.
 
     `score` is the product of the slots' scores; `abstained` says that it is below the artifact's threshold.
-    `window_count` windows were pooled by mean log-probability.
+    `window_count` windows were pooled by mean log-probability. `duration_seconds` is 0 where a clip came as units.
     """
 
     task: str
@@ -90,7 +90,8 @@ class Predictor:
         cache: UnitCache | None = None,
     ) -> None:
         self.spoken_lm, self.window_seconds = spoken_lm, window_seconds
-        self._limits, self._cache = limits, cache
+        self.limits = limits or AudioLimits(hours=LONGEST_HOURS)
+        self._cache = cache
         self.prompts = PromptTable()
         for artifact in artifacts:
             self.add(artifact)
@@ -98,7 +99,7 @@ class Predictor:
     @cached_property
     def encoder(self) -> ClipEncoder:
         """The first half; its tokenizer loads when the first clip comes."""
-        return ClipEncoder(self.spoken_lm.tokenizer, self._cache, self.window_seconds, self._limits)
+        return ClipEncoder(self.spoken_lm.tokenizer, self._cache, self.window_seconds, self.limits)
 
     def add(
         self, artifact: str | Path | Artifact, name: str | None = None, replace: bool = False

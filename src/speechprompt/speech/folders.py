@@ -49,6 +49,14 @@ def split_folders(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in found}
 
 
+def audio_files(folder: Path) -> list[Path]:
+    """Every audio file below a folder, sorted; hidden files and folders are left out. CorpusError: none."""
+    found = [folder.joinpath(*parts) for parts in sorted(_clips(folder))]
+    if not found:
+        raise CorpusError(f"{folder} holds no audio files; check that it is the one")
+    return found
+
+
 def _clips(folder: Path) -> Iterator[tuple[str, ...]]:
     """Paths of audio files below a folder, as parts; hidden files and folders are left out."""
     for parent, folders, files in os.walk(folder, followlinks=True):

@@ -1,0 +1,64 @@
+"""What `predict` is pointed at, as a list of clips: files, folders of files, manifests, stdin."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechprompt.errors import CorpusError, UsageError
+
+if TYPE_CHECKING:
+    from speechprompt.prompting.bulk import Listed
+
+STDIN = "-"
+MANIFESTS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv")
+INSIDE = ("manifest.jsonl", "manifest.jsonl.gz", "metadata.csv")
+
+
+def listed_clips(sources: Sequence[str]) -> tuple[list[Listed], str | None]:
+    """The clips of all sources in order, each id once, and the tokenizer of the units that they carry.
+
+    A folder is its manifest where it holds one, else every audio file below it; a manifest or table is its
+    utterances, units included, labels or not. CorpusError for one that cannot be read; UsageError for stdin twice.
+    """
+    if sources.count(STDIN) > 1:
+        raise UsageError("stdin can be read once; name '-' once")
+    found: dict[str, Listed] = {}
+    tokenizers: set[str | None] = set()
+    for source in sources:
+        for one, tokenizer in _of_source(source):
+            if one.units is not None:
+                tokenizers.add(tokenizer)
+            if found.setdefault(one.id, one) != one:
+                raise CorpusError(f"two clips are called '{one.id}'; answer their manifests one by one")
+    if len(tokenizers) > 1:
+        raise CorpusError("the manifests carry units of several tokenizers; answer them one by one")
+    return list(found.values()), next(iter(tokenizers), None)
+
+
+def _of_source(source: str) -> Iterator[tuple[Listed, str | None]]:
+    from speechprompt.prompting.bulk import Listed
+
+    path = Path(source)
+    if source == STDIN:
+        yield Listed(STDIN, content=sys.stdin.buffer.read()), None
+    elif source.endswith(MANIFESTS) or (path.is_dir() and any((path / name).is_file() for name in INSIDE)):
+        yield from _of_manifest(path)
+    elif path.is_dir():
+        from speechprompt.speech.folders import audio_files
+
+        for file in audio_files(path):
+            yield Listed(str(file), file), None
+    else:
+        yield Listed(source, path), None
+
+
+def _of_manifest(path: Path) -> Iterator[tuple[Listed, str | None]]:
+    from speechprompt.prompting.bulk import Listed
+    from speechprompt.speech.manifest import Corpus
+
+    corpus = Corpus.read(path)
+    for u in corpus.utterances:
+        yield Listed(u.id, u.audio, u.start_seconds, u.end_seconds, u.units), corpus.tokenizer

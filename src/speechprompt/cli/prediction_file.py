@@ -1,0 +1,149 @@
+"""`predict --out`: answers in a file that grows over any number of runs, each clip answered once.
+
+While a run lasts, `OUT.part` takes a line a clip as soon as it is answered; OUT itself is replaced at the end,
+whole. So a killed run loses the batch that it was at, and the same command goes on behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from speechprompt.cli.answer_formats import READERS, WRITERS, Row, line_of
+from speechprompt.errors import CorpusError, UsageError
+
+if TYPE_CHECKING:
+    from speechprompt.prompting.bulk import Answered
+
+
+@dataclass
+class PredictionFile:
+    """The answers of some prompts (`digests`: their hashes by task) in `out`."""
+
+    out: Path
+    digests: Mapping[str, str]
+    done: set[str] = field(default_factory=set)
+    _file: IO[str] | None = None
+
+    @property
+    def part(self) -> Path:
+        """Where a run writes while it lasts."""
+        return self.out.with_name(self.out.name + ".part")
+
+    @classmethod
+    def open(cls, out: Path, digests: Mapping[str, str], force: bool = False) -> PredictionFile:
+        """Find what is answered already; failed clips are not. Starts `OUT.part`, without what was cut off in it.
+
+        UsageError for a kind of file that is not written here. CorpusError when the file holds something else,
+        or answers of other prompts, unless `force` starts it anew.
+        """
+        if out.suffix not in READERS:
+            raise UsageError(f"{out} is written by its ending; take one of {', '.join(READERS)}")
+        found = cls(out, digests)
+        if force:
+            found.part.unlink(missing_ok=True)
+        journal = [row for row in found._journal() if "error" not in row]
+        whole = found._whole(journal)
+        kept = [row for row in journal if row["id"] in whole]
+        old = [] if force else list(_old_rows(out))
+        found._check([*kept, *old])
+        found.done = whole | found._whole(old)
+        if len(found.done) < len({row["id"] for row in [*kept, *old]}):
+            raise CorpusError(f"{out} lacks answers of some of these prompts; choose another --out")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = found.part.with_name(found.part.name + ".tmp")
+        temporary.write_text("".join(line_of(row) for row in kept), encoding="utf-8")
+        temporary.replace(found.part)
+        return found
+
+    def _check(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            task = str(row["task"])
+            if self.digests.get(task) != row["prompt"]:
+                which = "another prompt" if task in self.digests else "the task"
+                raise CorpusError(
+                    f"{self.out} holds answers of {which} '{task}'; choose another --out, "
+                    "or pass --force to start it anew"
+                )
+
+    def _whole(self, rows: Iterable[Row]) -> set[str]:
+        """The clips that every prompt has answered; a kill may have cut the last one's rows."""
+        tasks: dict[str, set[str]] = {}
+        for row in rows:
+            tasks.setdefault(str(row["id"]), set()).add(str(row["task"]))
+        return {clip for clip, answered in tasks.items() if answered >= set(self.digests)}
+
+    def add(self, answered: Sequence[Answered]) -> None:
+        """Append what came of some clips and hand it to the system."""
+        if self._file is None:
+            self._file = self.part.open("a", encoding="utf-8")
+        for one in answered:
+            for row in rows_of(one, self.digests):
+                self._file.write(line_of(row))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close `OUT.part`, which stays."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def finish(self, force: bool = False) -> None:
+        """Put old and new answers into OUT, whole or not at all, and remove `OUT.part`."""
+        self.close()
+        if not self.part.stat().st_size and self.out.exists() and not force:
+            self.part.unlink()  # nothing is new
+            return
+        temporary = self.out.with_name(f".{self.out.name}.tmp")
+        try:
+            WRITERS[self.out.suffix](temporary, None if force else self.out, self._journal())
+            temporary.replace(self.out)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.part.unlink(missing_ok=True)
+
+    def _journal(self) -> Iterator[Row]:
+        """The whole lines of `OUT.part`; what a kill cut is left out."""
+        if not self.part.exists():
+            return
+        with self.part.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.endswith("\n") and (row := _parsed(line)) is not None:
+                    yield row
+
+
+def rows_of(answered: Answered, digests: Mapping[str, str]) -> Iterator[Row]:
+    """A JSON row a task, or the one of an error."""
+    listed = answered.clip
+    if answered.error is not None:
+        yield {"id": listed.id, "source": listed.source, "error": answered.error}
+    for prediction in answered.predictions:
+        yield {"id": listed.id, "prompt": digests[prediction.task], **prediction.to_json()}
+
+
+def _parsed(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "id" in row else None
+
+
+def _old_rows(out: Path) -> Iterator[Row]:
+    """The answers (id, task, prompt) that a file holds. CorpusError when it is no file of answers."""
+    if not out.exists():
+        return
+    problem = CorpusError(f"{out} holds no answers of predict; choose another --out, or pass --force")
+    try:
+        rows = list(READERS[out.suffix](out))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        raise problem from None
+    for row in rows:
+        if not row.get("error"):
+            if not all(isinstance(row.get(name), str) for name in ("id", "task", "prompt")):
+                raise problem
+            yield row

@@ -1,0 +1,140 @@
+"""Answers in a file: folders and manifests in, three formats out, resumed after anything, one failure at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from cli.material import QUICK, Run
+from speechprompt.cli.prediction_file import PredictionFile
+from speechprompt.prompting import bulk
+from speechprompt.prompting.predictor import Predictor
+
+
+@pytest.fixture
+def pitch(run: Run, toy: Path, toy_tokenizer: None, clips: Path, tmp_path: Path) -> Path:
+    """A prompt that tells the tones apart, or does not: six steps."""
+    out = tmp_path / "pitch"
+    assert run("train", clips, "--lm", toy, "--out", out, "--quiet", *QUICK).code == 0
+    return out
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of any kind."""
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    return pq.read_table(path).to_pylist()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_folder_becomes_a_file_once(
+    run: Run, toy: Path, clips: Path, pitch: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, bad = tmp_path / f"answers.{kind}", tmp_path / "bad.wav"
+    bad.write_text("not audio")
+    command = ("predict", clips, bad, "--prompt", pitch, "--lm", toy, "--out", out, "--quiet", "--json")
+    first = run(*command)
+    assert first.code == 1
+    assert first.document["answered"] == 24
+    assert list(first.document["failed"]) == [str(bad)]
+    rows = rows_in(out)
+    assert [row["id"] for row in rows] == [*sorted(map(str, clips.rglob("*.wav"))), str(bad)]
+    assert str(bad) in rows[-1]["error"]
+    assert not list(tmp_path.glob("*.part*"))
+    asked: list[str] = []
+    real = bulk._hear
+    monkeypatch.setattr(bulk, "_hear", lambda predictor, one: asked.append(one.id) or real(predictor, one))
+    assert run(*command).document == first.document | {"answered": 0, "known": 24}
+    assert asked == [str(bad)]  # what failed is tried again
+    bad.write_bytes((clips / "low" / "low_0.wav").read_bytes())
+    again = run(*command)
+    assert (again.code, again.document["answered"], again.document["known"]) == (0, 1, 24)
+    assert not any(row.get("error") for row in rows_in(out))
+    assert len(rows_in(out)) == 25
+    before = out.read_bytes()
+    assert run(*command).document["known"] == 25
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40])
+def test_a_killed_run_goes_on_where_it_was(
+    run: Run, toy: Path, clips: Path, pitch: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("predict", clips, "--prompt", pitch, "--lm", toy, "--quiet", "--json", "--out")
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
+    assert run(*command, whole).code == 0
+    monkeypatch.setattr(bulk, "BATCH_CLIPS", 4)
+    real, calls = Predictor.answer, []
+
+    def interrupted(self: Predictor, questions: Any) -> Any:
+        calls.append(len(questions))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, questions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "answer", interrupted)
+        stopped = run(*command, out)
+    assert stopped.code == 130
+    assert "12 answered clips are kept" in stopped.err
+    part = tmp_path / "answers.jsonl.part"
+    part.write_bytes(part.read_bytes()[: -cut or None])  # a kill may cut the last line
+    ended = run(*command, out)
+    assert (ended.code, ended.document["known"]) == (0, 12 if not cut else 11)
+    ours, theirs = (
+        {row["id"]: (row["slots"]["label"]["label"], round(row["score"], 4)) for row in rows_in(path)}
+        for path in (out, whole)
+    )
+    assert ours == theirs
+    assert len(rows_in(out)) == 24
+
+
+def test_answers_of_another_prompt_are_not_mixed_in(
+    run: Run, toy: Path, clips: Path, pitch: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "pitch"
+    assert run("train", clips, "--lm", toy, "--out", other, "--quiet", "--seed", 1, *QUICK).code == 0
+    out, strange = tmp_path / "a.csv", tmp_path / "b.csv"
+    command = ("predict", clips / "low", "--lm", toy, "--quiet", "--json", "--out", out, "--prompt")
+    assert run(*command, pitch).code == 0
+    for prompts, hint in (([other], "another prompt 'pitch'"), ([pitch, "--prompt", pitch], "two artifacts")):
+        ran = run(*command, *prompts)
+        assert ran.code == 1
+        assert hint in ran.error
+    strange.write_text("colour,price\nred,3\n")
+    assert "holds no answers" in run(*command[:-3], "--out", strange, "--prompt", pitch).error
+    assert strange.read_text().startswith("colour")
+    assert run(*command, other, "--force").document["answered"] == 12
+    assert len(rows_in(out)) == 12
+    assert run(*command[:-3], "--out", tmp_path / "a.txt", "--prompt", pitch).code == 2
+
+
+def test_a_manifest_of_units_needs_no_audio(
+    run: Run, toy: Path, units: Path, trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "answers.parquet"
+    ran = run("predict", units, "--prompt", trained, "--lm", toy, "--out", out, "--quiet", "--json")
+    assert (ran.code, ran.document["answered"]) == (0, 60)
+    rows = rows_in(out)
+    assert rows[0]["id"] == "toy_0000"
+    assert all(json.loads(row["scores"])[row["label"]] == row["score"] for row in rows)
+    lines = run("predict", units, "--prompt", trained, "--lm", toy, "--quiet", "--json").out.splitlines()
+    assert [json.loads(line)["source"] for line in lines] == [row["id"] for row in rows]
+
+
+def test_half_a_clip_in_the_journal_is_answered_again(tmp_path: Path) -> None:
+    out, digests = tmp_path / "a.jsonl", {"x": "1", "y": "2"}
+    rows = [{"id": "a", "task": "x", "prompt": "1"}, {"id": "a", "task": "y", "prompt": "2"}]
+    rows += [{"id": "b", "task": "x", "prompt": "1"}]
+    part = tmp_path / "a.jsonl.part"
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "b", "ta')
+    assert PredictionFile.open(out, digests).done == {"a"}
+    assert [json.loads(line)["id"] for line in part.read_text().splitlines()] == ["a", "a"]
