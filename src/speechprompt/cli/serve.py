@@ -43,6 +43,9 @@ def serve(
     deadline: Annotated[float, typer.Option("--deadline", help="Seconds to answer in by default.")] = 10.0,
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Largest body.")] = 25 * 2**20,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest clip.")] = 600.0,
+    drain: Annotated[
+        float, typer.Option("--drain", help="Seconds to serve on, not ready, after SIGTERM.")
+    ] = 0.0,
     client_header: Annotated[
         str | None,
         typer.Option("--client-header", help="Header in which a proxy names the client, for fairness."),
@@ -70,6 +73,7 @@ def serve(
         deadline_seconds=deadline,
         body_bytes=max_bytes,
         clip_seconds=max_seconds,
+        drain_seconds=drain,
         client_header=client_header,
     )
     spoken_lm = open_spoken_lm(lm or _lm_of(folder), device, dtype, threads)

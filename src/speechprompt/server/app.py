@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 import speechprompt
-from speechprompt.server import classify, operations, tasks
+from speechprompt.server import classify, documentation, operations, streaming, tasks
 from speechprompt.server.front_door import FrontDoor
 from speechprompt.server.problems import install_problems
 from speechprompt.server.service import Service
@@ -46,9 +46,9 @@ def create_app(spoken_lm: SpokenLM, settings: ServerSettings | None = None) -> F
     )
     app.state.service = service
     install_problems(app)
-    for room in (classify, tasks, operations):
+    for room in (classify, tasks, operations, streaming, documentation):
         app.include_router(room.router)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
-    app.add_middleware(FrontDoor, metrics=service.metrics)
+    app.add_middleware(FrontDoor, service=service)
     return app

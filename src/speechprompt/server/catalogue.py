@@ -15,6 +15,8 @@ from speechprompt.prompting.loaded import LoadedPrompt
 from speechprompt.spoken_lm import SpokenLM
 
 EVERY_TASK = "*"
+TRAINING_CURVE = "history"
+"""What metrics.json holds besides numbers that users of a task want; thousands of tasks do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class Catalogue:
         """An artifact made ready to serve. ArtifactError when it knows other units."""
         check_tokenizer(artifact.config, self.spoken_lm, artifact.path)
         prompt = LoadedPrompt.of(artifact, self.spoken_lm.lm, name)
-        return ServedTask(prompt.name, revision_of(artifact), artifact.config, artifact.metrics, prompt)
+        metrics = {key: value for key, value in artifact.metrics.items() if key != TRAINING_CURVE}
+        return ServedTask(prompt.name, revision_of(artifact), artifact.config, metrics, prompt)
 
     def put(self, *tasks: ServedTask) -> None:
         """Add or replace tasks, all at once."""

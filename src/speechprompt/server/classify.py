@@ -15,8 +15,9 @@ from speechprompt.errors import UsageError
 from speechprompt.prompting.clips import Clip
 from speechprompt.server.catalogue import EVERY_TASK
 from speechprompt.server.gate import Ticket
+from speechprompt.server.presenting import task_answer, window_units
 from speechprompt.server.problems import Problem, request_id_of
-from speechprompt.server.schemas import Answers, UnitsAnswer, task_answer, window_units
+from speechprompt.server.schemas import Answers, UnitsAnswer
 from speechprompt.server.service import Service, service_of
 from speechprompt.server.uploads import Upload, decode, read_upload
 

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from speechprompt.server.metrics import Metrics
+from speechprompt.server.service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,15 @@ SECURITY_HEADERS = {
 }
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 UNKNOWN_ROUTE = "other"
+PROBES = ("/healthz", "/readyz", "/metrics")
+"""Asked every few seconds, so not worth a line each."""
 
 
 class FrontDoor:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or connection."""
@@ -59,7 +61,7 @@ class FrontDoor:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope["request_id"] = request_id
-        began, status = time.monotonic(), 0
+        began, status = time.monotonic(), 101 if scope["type"] == "websocket" else 0
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -67,6 +69,8 @@ class FrontDoor:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if self.service.draining:
+                    headers["connection"] = "close"
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -78,8 +82,9 @@ class FrontDoor:
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
-        self.metrics.request(route, status, seconds)
-        logger.info(
+        self.service.metrics.request(route, status, seconds)
+        logger.log(
+            logging.DEBUG if route in PROBES else logging.INFO,
             "request",
             extra={
                 "request_id": request_id,

@@ -91,9 +91,11 @@ class Gate:
             self.accepted += 1
         try:
             yield ticket
+            self.progress(ticket, ticket.remaining)
         finally:
             with self._lock:
-                self.progress(ticket, ticket.remaining)
+                self._tick()
+                self._plan(ticket, -ticket.remaining)  # what failed was not done
                 self.accepted -= 1
 
     def settle(self, ticket: Ticket, planned_seconds: float) -> None:
@@ -118,6 +120,7 @@ class Gate:
             done = min(planned_seconds, ticket.remaining)
             self._done += done
             self._plan(ticket, -done)
+            self._fade()
 
     def _plan(self, ticket: Ticket, change: float) -> None:
         ticket.remaining = max(0.0, ticket.remaining + change)
@@ -131,11 +134,14 @@ class Gate:
             self._outstanding = 0.0
 
     def _tick(self) -> None:
-        """Count busy time, and let old measurements fade."""
+        """Count busy time."""
         now = self._clock()
         if self._outstanding:
             self._busy += now - self._since
         self._since = now
+
+    def _fade(self) -> None:
+        """Forget old measurements; after work is counted, since its time came first."""
         if self._busy > 2 * MEMORY_SECONDS:
             self._done = max(self._done * MEMORY_SECONDS / self._busy, MEMORY_SECONDS / 100)
             self._busy = MEMORY_SECONDS

@@ -2,29 +2,148 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import signal
+import socket
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from speechprompt.errors import WorkError
 from speechprompt.server.app import create_app
 from speechprompt.server.front_door import log_as_json
+from speechprompt.server.service import Service
 from speechprompt.server.settings import ServerSettings
 from speechprompt.spoken_lm import SpokenLM
+
+logger = logging.getLogger(__name__)
+
+HEAD_BYTES, HEAD_SECONDS = 64 * 2**10, 10.0
+"""What the line and headers of a request may weigh and take to arrive."""
+CONNECTIONS = 1000
+STREAM_MESSAGE_BYTES = 2**20
 
 
 def run_server(
     spoken_lm: SpokenLM, settings: ServerSettings, host: str, port: int, quiet: bool = False
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Blocks. Side effects: sets the logging of this package and of uvicorn."""
+    """Serve until SIGTERM or SIGINT. Blocks. WorkError when the address is taken.
+
+    Side effects: sets the logging of this package and of uvicorn, and the handlers of both signals.
+    """
     log_as_json(logging.WARNING if quiet else logging.INFO)
+    app = create_app(spoken_lm, settings)
     config = uvicorn.Config(
-        create_app(spoken_lm, settings),
-        host=host,
-        port=port,
-        http="httptools",
+        app,
+        http=BoundedProtocol,
         ws="websockets-sansio",
+        ws_max_size=STREAM_MESSAGE_BYTES,
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
     )
-    uvicorn.Server(config).run()
+    listening = _listen(host, port)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it is done
+        signal.signal(number, lambda *_: None)
+    GracefulServer(config, app.state.service).run([listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or error
+        raise WorkError(
+            f"cannot listen on {host}:{port}: {reason}; choose another --port or --host"
+        ) from None
+
+
+class GracefulServer(uvicorn.Server):
+    """Says where it listens; when told to stop, first tells balancers, and then answers what it accepted."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load, then listen."""
+        await super().startup(sockets)
+        for listening in sockets or []:
+            host, port = listening.getsockname()[:2]
+            logger.info(
+                "serving",
+                extra={"url": f"http://{host}:{port}/", "tasks": len(self._service.catalogue.tasks)},
+            )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Not ready from now on; after `drain_seconds` no new connections; then the rest is answered."""
+        self._service.draining = True
+        accepted = self._service.gate.accepted
+        logger.info("stopping", extra={"accepted": accepted})
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(self._service.settings.drain_seconds)
+        await super().shutdown(sockets)
+        logger.info("stopped", extra={"left": self._service.gate.accepted})
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP whose head is bounded in bytes and time; httptools itself takes any."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_bytes, self._in_head = 0, True
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock of the first head; one connection too many ends here."""
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        self._expect_head()
+        if len(self.connections) > CONNECTIONS:
+            self._refuse(b"503 Service Unavailable")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, unless the head is over its limit."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_arrived()
+        self._in_head, self._head_bytes = True, 0
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, b"408 Request Timeout")
+
+    def _head_arrived(self) -> None:
+        self._in_head = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _refuse(self, status: bytes) -> None:
+        self._head_arrived()
+        if not self.transport.is_closing():
+            self.transport.write(
+                b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+            self.transport.close()

@@ -1,15 +1,10 @@
-"""What the routes answer, as documents that OpenAPI describes."""
+"""What the routes answer, as documents that OpenAPI describes and the client reads. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
-
-from speechprompt.prompting.clips import Clip
-from speechprompt.prompting.predictor import Prediction
-from speechprompt.server.catalogue import ServedTask
 
 
 class SlotAnswer(BaseModel):
@@ -41,6 +36,13 @@ class Answers(BaseModel):
     predictions: list[TaskAnswer]
 
 
+class WindowUnits(BaseModel):
+    """Units of one window of the clip."""
+
+    ids: list[int]
+    durations: list[int] | None = Field(description="in frames")
+
+
 class UnitsAnswer(BaseModel):
     """The answer to POST /v1/units: a list a window; times are frames / frame_rate."""
 
@@ -50,13 +52,6 @@ class UnitsAnswer(BaseModel):
     duration_seconds: float
     notices: list[str]
     windows: list[WindowUnits]
-
-
-class WindowUnits(BaseModel):
-    """Units of one window of the clip."""
-
-    ids: list[int]
-    durations: list[int] | None = Field(description="in frames")
 
 
 class TaskAbout(BaseModel):
@@ -97,62 +92,3 @@ class Health(BaseModel):
     """Whether a probe is content."""
 
     status: str
-
-
-def about(task: ServedTask) -> TaskAbout:
-    """A task as the list shows it."""
-    return TaskAbout(**_about(task))
-
-
-def details(task: ServedTask) -> TaskDetails:
-    """A task with everything."""
-    config = task.config
-    return TaskDetails(
-        **_about(task),
-        prompt_length=config.prompt_length,
-        method=config.method,
-        verbalizer=config.verbalizer_name,
-        recipe=config.recipe,
-        seed=config.seed,
-        options=config.options,
-        versions=config.versions,
-    )
-
-
-def _about(task: ServedTask) -> Mapping[str, Any]:
-    config = task.config
-    return {
-        "name": task.name,
-        "revision": task.revision,
-        "slots": config.slots,
-        "trained_parameters": config.trained_parameters,
-        "threshold": config.threshold,
-        "metrics": dict(task.metrics),
-        "corpus": config.corpus,
-    }
-
-
-def task_answer(prediction: Prediction, revision: str, top_k: int | None) -> TaskAnswer:
-    """A prediction with its `top_k` best labels a slot."""
-    slots = {}
-    for slot, found in prediction.slots.items():
-        best = sorted(found.scores.items(), key=lambda item: -item[1])[:top_k]
-        slots[slot] = SlotAnswer.model_construct(label=found.label, score=found.score, scores=dict(best))
-    return TaskAnswer.model_construct(
-        task=prediction.task,
-        revision=revision,
-        slots=slots,
-        score=prediction.score,
-        abstained=prediction.abstained,
-    )
-
-
-def window_units(clip: Clip) -> list[WindowUnits]:
-    """The units of a clip's windows."""
-    return [
-        WindowUnits(
-            ids=units.ids.tolist(),
-            durations=None if units.durations is None else units.durations.tolist(),
-        )
-        for units in clip.windows
-    ]

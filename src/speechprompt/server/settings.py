@@ -17,6 +17,8 @@ class ServerSettings:
     DELETE; None refuses both. A body may have `body_bytes` and take `body_seconds` to arrive, a clip may last
     `clip_seconds` and take `decode_seconds` to decode. Requests may name a deadline up to `longest_deadline_seconds`.
     `batch_rows` bounds a batch of either stage, `batch_seconds` the audio of a batch of the encoder.
+    At most `streams` streams are open, each for `stream_seconds`. When told to stop, the server says for
+    `drain_seconds` that it is not ready, and still takes requests, before it closes the door.
     `client_header` names the header in which a proxy says who the client is; else fairness goes by address.
     """
 
@@ -34,6 +36,8 @@ class ServerSettings:
     batch_seconds: float = 40.0
     cache_bytes: int = DEFAULT_BYTES
     streams: int = 16
+    stream_seconds: float = 3600.0
+    drain_seconds: float = 0.0
     client_header: str | None = None
 
     @property

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
+from speechprompt.server.presenting import about, details
 from speechprompt.server.problems import Problem
-from speechprompt.server.schemas import TaskDetails, Tasks, about, details
+from speechprompt.server.schemas import TaskDetails, Tasks
 from speechprompt.server.service import service_of
 from speechprompt.server.uploads import body_of
 

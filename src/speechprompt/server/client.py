@@ -1,0 +1,45 @@
+"""A typed client of a server: `Client().classify("clip.wav", ["command"])`. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx2
+
+from speechprompt.errors import Overloaded, WorkError
+from speechprompt.server.schemas import Answers, Tasks, UnitsAnswer
+
+
+class Client:
+    """Asks one server. Overloaded says when to try again, WorkError says what the server said."""
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", timeout_seconds: float = 130.0) -> None:
+        self._http = httpx2.Client(base_url=url, timeout=timeout_seconds)
+
+    def classify(
+        self, file: str | Path | bytes, tasks: Sequence[str] = ("*",), top_k: int = 10_000
+    ) -> Answers:
+        """Every task's answer to one clip, a path or its bytes."""
+        form = {"task": list(tasks), "top_k": str(top_k)}
+        return Answers.model_validate_json(self._send("POST", "/v1/classify", files=_files(file), data=form))
+
+    def units(self, file: str | Path | bytes) -> UnitsAnswer:
+        """The units of one clip."""
+        return UnitsAnswer.model_validate_json(self._send("POST", "/v1/units", files=_files(file)))
+
+    def tasks(self) -> Tasks:
+        """What the server can be asked."""
+        return Tasks.model_validate_json(self._send("GET", "/v1/tasks"))
+
+    def _send(self, method: str, path: str, **options: object) -> bytes:
+        response = self._http.request(method, path, **options)  # type: ignore[arg-type]
+        if response.status_code == 429:
+            raise Overloaded(response.json()["detail"], int(response.headers["retry-after"]))
+        if response.status_code >= 400:
+            raise WorkError(response.json()["detail"])
+        return response.content
+
+
+def _files(file: str | Path | bytes) -> dict[str, tuple[str, bytes]]:
+    return {"file": ("clip", file) if isinstance(file, bytes) else (Path(file).name, Path(file).read_bytes())}
