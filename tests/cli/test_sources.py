@@ -118,6 +118,30 @@ def test_corpora_lists_what_a_user_must_know_before_the_download(run: Run) -> No
     assert "did you mean ravdess" in run("corpora", "list", "ravdes").error
 
 
+def test_corpora_check_counts_every_label_and_prepare_can_open_every_file(run: Run, tmp_path: Path) -> None:
+    recordings = tmp_path / "fsdd" / "recordings"
+    recordings.mkdir(parents=True)
+    for digit in range(10):
+        for take in range(6):
+            write_tone(recordings / f"{digit}_theo_{take}.wav", 200 + 50 * digit, take)
+    ran = run("corpora", "check", "fsdd", tmp_path / "fsdd")
+    assert ran.code == 1
+    assert ["digit", "3", "1", "5", "300"] in [line.split() for line in ran.out.splitlines()]
+    rows = run("corpora", "check", "fsdd", tmp_path / "fsdd", "--json").document["labels"]
+    assert rows[3] == {"slot": "digit", "label": "3", "train": 1, "test": 5, "published": 300}
+    assert rows[-1] == {"slot": "speaker", "label": "theo", "train": 10, "test": 50, "published": None}
+    damaged = recordings / "4_theo_2.wav"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    out = tmp_path / "m.jsonl"
+    command = ("corpora", "prepare", "fsdd", tmp_path / "fsdd", "--out", out, "--quiet")
+    assert run(*command).code == 0
+    ran = run(*command, "--force", "--check")
+    assert ran.code == 1
+    assert "4_theo_2.wav is truncated" in ran.error
+    assert "--skip-unreadable" in ran.error
+    assert run(*command, "--force", "--skip-unreadable", "--json").document["skipped"] == 1
+
+
 def test_corpora_prepare_writes_a_manifest(run: Run, tmp_path: Path) -> None:
     recordings = tmp_path / "fsdd" / "recordings"
     recordings.mkdir(parents=True)

@@ -198,6 +198,22 @@ def test_one_part_of_a_corpus_stands_for_the_whole(tmp_path) -> None:
         assert prepare(name, tmp_path / part, tmp_path / f"{name}.jsonl").rows == rows
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("LA.zip.part", "LA.zip.part is an unfinished download; finish it"),
+        ("Audio_Speech_Actors_01-24.ZIP.crdownload", "is an unfinished download"),
+        ("speech_commands_v0.01.tar.gz", "speech_commands_v0.01.tar.gz is packed; unpack it"),
+        ("vox1_dev_wav_partaa", "vox1_dev_wav_partaa is packed"),
+    ],
+)
+def test_a_download_that_is_not_done_or_not_unpacked_is_named(tmp_path, name, said) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    (tmp_path / "README.txt").write_text("x")
+    with refused(CorpusError, said):
+        prepare("voxceleb1", tmp_path, tmp_path / "m.jsonl")
+
+
 def test_packed_archives_are_named(tmp_path) -> None:
     trunk = tmp_path / "downloads/de/Trunk/Audio/Main/16kHz_16bit"
     trunk.mkdir(parents=True)

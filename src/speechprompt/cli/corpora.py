@@ -28,6 +28,9 @@ Variant = Annotated[
 ]
 
 
+LABELS_SHOWN = 60
+
+
 def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(help="Corpora of the paper and their neighbours, by name.", rich_markup_mode=None)
@@ -138,6 +141,10 @@ def _check_document(report: CheckReport) -> dict[str, Any]:
         "published_rows": report.published_rows,
         "splits": dict(report.splits),
         "published_splits": dict(report.published_splits),
+        "labels": [
+            {"slot": slot, "label": label, **counts, "published": published}
+            for slot, label, counts, published in report.label_rows
+        ],
         "differences": list(report.differences),
         "skipped_files": list(report.skipped_files),
         "notices": list(report.notices),
@@ -149,8 +156,16 @@ def _check_parts(report: CheckReport) -> list[Any]:
     rows = [(split, count, report.published_splits.get(split, "")) for split, count in report.splits.items()]
     verdict = "every published count is met" if report.complete else "not as published:"
     title = f"{report.name} in {report.root}, split rule {report.split_rule}"
+    splits, labels = list(report.splits), report.label_rows
+    cells = [
+        (slot, label, *(counts[split] for split in splits), "" if published is None else published)
+        for slot, label, counts, published in labels[:LABELS_SHOWN]
+    ]
+    rest = len(labels) - len(cells)
     return [
-        title, table(("split", "found", "published"), rows), "", verdict,
+        title, table(("split", "found", "published"), rows), "",
+        table(("slot", "label", *splits, "published"), cells),
+        *([f"and {rest} labels more; --json lists them all"] if rest else []), "", verdict,
         *(f"  {line}" for line in report.differences),
     ]  # fmt: skip
 
@@ -166,6 +181,9 @@ def prepare(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="For rules that draw; by default the rule's own.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read the header of every audio file, and stop at a damaged one.")
+    ] = False,
     skip_unreadable: SkipUnreadable = False,
     force: Force = False,
 ) -> None:
@@ -174,7 +192,7 @@ def prepare(
 
     prepared = prepare_folder(
         name, root, out, split_rule=split_rule, split_list=split_list, variant=variant, seed=seed,
-        skip_unreadable=skip_unreadable, force=force,
+        check=check, skip_unreadable=skip_unreadable, force=force,
     )  # fmt: skip
     for notice in prepared.notices:
         terminal.notice(notice)

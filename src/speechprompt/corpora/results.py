@@ -45,6 +45,20 @@ class CheckReport:
     notices: tuple[str, ...]
 
     @property
+    def label_rows(self) -> list[tuple[str, str, dict[str, int], int | None]]:
+        """A row a label, in the order of the slots' labels: slot, label, rows per split, and those published in all."""
+        found: dict[tuple[str, str], dict[str, int]] = {
+            pair: dict.fromkeys(self.splits, 0) for pair in self.published_labels
+        }
+        for (split, slot, label), rows in sorted(self.labels.items(), key=lambda item: item[0][1:]):
+            counts = found.setdefault((slot, label), dict.fromkeys(self.splits, 0))
+            counts[split] += rows
+        return [
+            (slot, label, counts, self.published_labels.get((slot, label)))
+            for (slot, label), counts in found.items()
+        ]
+
+    @property
     def differences(self) -> tuple[str, ...]:
         """One line per count that is not the published one; empty when the folder is complete."""
         lines = []

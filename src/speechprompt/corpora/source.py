@@ -14,6 +14,10 @@ from speechprompt.errors import AudioError, CorpusError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".sph", ".aiff", ".aif")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+UNFINISHED_SUFFIXES = (".part", ".partial", ".crdownload", ".download", ".aria2")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z")
+PART_OF_ARCHIVE = "_partaa"
+"""VoxCeleb comes in pieces that are joined before they are unpacked."""
 LISTED_AT_MOST = 20
 
 
@@ -164,7 +168,14 @@ def locate(description: CorpusDescription, given: Path) -> Path:
             if any(next(folder.glob(mark), None) is not None for mark in description.marks):
                 return _whole(description, folder)
         level = [child for folder in level for child in _children(folder)][:500]
-    found = ", ".join(sorted(path.name for path in given.iterdir())[:5]) or "nothing"
+    names = sorted(path.name for path in given.iterdir())
+    for name in names:
+        if name.lower().endswith(UNFINISHED_SUFFIXES):
+            raise CorpusError(f"{given / name} is an unfinished download; finish it, then unpack it")
+    for name in names:
+        if name.lower().endswith(ARCHIVE_SUFFIXES) or PART_OF_ARCHIVE in name:
+            raise CorpusError(f"{given / name} is packed; unpack it there, and pass the same folder again")
+    found = ", ".join(names[:5]) or "nothing"
     raise CorpusError(
         f"{given} does not look like {description.title}: no {' or '.join(description.marks)} in it "
         f"(found: {found}); pass the folder that the archive unpacks to ({description.url})"
