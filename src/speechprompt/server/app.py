@@ -7,21 +7,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
 
 import speechprompt
-from speechprompt.server import classify, documentation, operations, streaming, tasks
+from speechprompt.server import (
+    classify,
+    documentation,
+    explain,
+    operations,
+    page,
+    streaming,
+    tasks,
+    teaching,
+)
 from speechprompt.server.front_door import FrontDoor
 from speechprompt.server.problems import install_problems
 from speechprompt.server.service import Service
 from speechprompt.server.settings import ServerSettings
 from speechprompt.spoken_lm import SpokenLM
-
-PAGE = Path(__file__).parent / "page"
-"""The page at `/`: every file of this folder is served as it is."""
 
 
 def create_app(spoken_lm: SpokenLM, settings: ServerSettings | None = None) -> FastAPI:
@@ -46,9 +50,7 @@ def create_app(spoken_lm: SpokenLM, settings: ServerSettings | None = None) -> F
     )
     app.state.service = service
     install_problems(app)
-    for room in (classify, tasks, operations, streaming, documentation):
+    for room in (classify, explain, tasks, teaching, operations, streaming, documentation, page):
         app.include_router(room.router)
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     app.add_middleware(FrontDoor, service=service)
     return app

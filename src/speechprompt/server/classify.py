@@ -60,13 +60,14 @@ class ClassifyForm(UnitsForm):
     top_k: int = Field(10_000, ge=1, le=10_000, description="labels of a slot to show; by default all")
 
 
-def _body(form: type[BaseModel]) -> dict[str, Any]:
+def form_body(form: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a multipart form that the route reads itself."""
     content = {"multipart/form-data": {"schema": form.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
+class HeardClip:
     """A clip on its way: its units, its notices and its place in the accepted work."""
 
     clip: Clip
@@ -75,9 +76,9 @@ class _Heard:
 
 
 @asynccontextmanager
-async def _heard(
+async def heard_clip(
     service: Service, request: Request, upload: Upload, tasks: int, deadline: float
-) -> AsyncIterator[_Heard]:
+) -> AsyncIterator[HeardClip]:
     """Accept, decode and encode an upload; the request stays accepted while the context lasts."""
     with service.gate.enter(service.client_of(request), deadline) as ticket:
         rate = service.spoken_lm.tokenizer.sample_rate
@@ -86,10 +87,10 @@ async def _heard(
             service.decoders, decode, upload, rate, service.settings
         )
         ticket.settle(service.engine.planned_seconds(len(waveform) / rate, tasks))
-        yield _Heard(await service.engine.encode(waveform, ticket), notices, ticket)
+        yield HeardClip(await service.engine.encode(waveform, ticket), notices, ticket)
 
 
-def _deadline(service: Service, asked: float | None) -> float:
+def deadline_of(service: Service, asked: float | None) -> float:
     """When (monotonic) a request that arrives now must be answered. UsageError over the server's longest."""
     longest = service.settings.longest_deadline_seconds
     if asked is not None and asked > longest:
@@ -99,17 +100,19 @@ def _deadline(service: Service, asked: float | None) -> float:
     return asyncio.get_running_loop().time() + (asked or service.settings.deadline_seconds)
 
 
-@router.post("/v1/classify", response_model=Answers, responses=PROBLEMS, openapi_extra=_body(ClassifyForm))
+@router.post(
+    "/v1/classify", response_model=Answers, responses=PROBLEMS, openapi_extra=form_body(ClassifyForm)
+)
 async def classify(request: Request, deadline_seconds: Deadline = None) -> Response:
     """Ask any tasks about one clip, which is encoded once."""
     service = service_of(request)
     service.check_origin(request)
-    deadline = _deadline(service, deadline_seconds)
+    deadline = deadline_of(service, deadline_seconds)
     service.gate.check(service.client_of(request), deadline_seconds or service.settings.deadline_seconds)
     upload = await read_upload(request, service.settings)
     tasks = service.catalogue.chosen(upload.all("task") or [EVERY_TASK])
     top_k = upload.number("top_k", 1, 10_000)
-    async with _heard(service, request, upload, len(tasks), deadline) as heard:
+    async with heard_clip(service, request, upload, len(tasks), deadline) as heard:
         predictions = await service.engine.ask(heard.clip, tasks, heard.ticket)
     answers = Answers.model_construct(
         request_id=request_id_of(request),
@@ -128,15 +131,15 @@ async def classify(request: Request, deadline_seconds: Deadline = None) -> Respo
     return Response(answers.model_dump_json(), media_type="application/json")
 
 
-@router.post("/v1/units", response_model=UnitsAnswer, responses=PROBLEMS, openapi_extra=_body(UnitsForm))
+@router.post("/v1/units", response_model=UnitsAnswer, responses=PROBLEMS, openapi_extra=form_body(UnitsForm))
 async def units(request: Request, deadline_seconds: Deadline = None) -> UnitsAnswer:
     """The units of one clip."""
     service = service_of(request)
     service.check_origin(request)
-    deadline = _deadline(service, deadline_seconds)
+    deadline = deadline_of(service, deadline_seconds)
     service.gate.check(service.client_of(request), deadline_seconds or service.settings.deadline_seconds)
     upload = await read_upload(request, service.settings)
-    async with _heard(service, request, upload, 0, deadline) as heard:
+    async with heard_clip(service, request, upload, 0, deadline) as heard:
         return UnitsAnswer(
             request_id=request_id_of(request),
             tokenizer=service.spoken_lm.tokenizer_name,

@@ -148,6 +148,11 @@ class Engine:
             self.lm, rows, sizes, ticket, planned, lambda outputs: _answers(clip, tasks, outputs)
         )
 
+    async def score(self, rows: Sequence[Row], row_seconds: float, ticket: Ticket) -> list[SlotScores]:
+        """Log-probabilities of rows of about `row_seconds` of audio, in order. DeadlineExceeded."""
+        planned, sizes = len(rows) * row_seconds * LM_SECONDS, [len(row.units) for row in rows]
+        return await self._pieces(self.lm, rows, sizes, ticket, planned, list)
+
     async def _pieces(
         self,
         stage: Stage[Input, Output],

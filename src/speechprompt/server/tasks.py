@@ -18,7 +18,8 @@ router = APIRouter(tags=["tasks"])
 Name = Annotated[str, Path(max_length=200, description="the task's name")]
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of the statuses that a route refuses with."""
     return {status: {"model": Problem} for status in statuses}
 
 
@@ -36,7 +37,7 @@ async def list_tasks(request: Request) -> Tasks:
     )
 
 
-@router.get("/v1/tasks/{name}", responses=_problems(404, 422))
+@router.get("/v1/tasks/{name}", responses=problems(404, 422))
 async def get_task(request: Request, name: Name) -> TaskDetails:
     """One task, with all that is known about it."""
     return details(service_of(request).catalogue.task(name))
@@ -44,7 +45,7 @@ async def get_task(request: Request, name: Name) -> TaskDetails:
 
 @router.put(
     "/v1/tasks/{name}",
-    responses=_problems(401, 403, 413, 422),
+    responses=problems(401, 403, 413, 422),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -64,7 +65,7 @@ async def put_task(request: Request, name: Name) -> TaskDetails:
 @router.delete(
     "/v1/tasks/{name}",
     status_code=204,
-    responses=_problems(401, 403, 404, 422),
+    responses=problems(401, 403, 404, 422),
     openapi_extra={"security": [{"token": []}]},
 )
 async def delete_task(request: Request, name: Name) -> Response:

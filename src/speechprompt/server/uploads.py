@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import soxr
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from speechprompt.errors import AudioError, AudioTooLong, TooLarge, UsageError
@@ -82,23 +83,32 @@ async def _limited(request: Request, settings: ServerSettings) -> AsyncGenerator
 
 async def read_upload(request: Request, settings: ServerSettings) -> Upload:
     """The `file` and the fields of a multipart form. UsageError when it is none, TooLarge."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise UsageError("send the clip as multipart/form-data with a part called 'file'")
-    stream = _limited(request, settings)
-    try:
-        parser = _InMemory(request.headers, stream, max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES)
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise UsageError(f"the form cannot be read: {error.message}") from None
-    finally:
-        await stream.aclose()
-    try:
+    async with read_form(request, settings, files=1) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise UsageError("the form has no file; send the clip in a part called 'file' with a file name")
         content = await file.read()
         fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
         return Upload(content, display_name(file.filename), fields)
+
+
+@asynccontextmanager
+async def read_form(request: Request, settings: ServerSettings, files: int) -> AsyncIterator[FormData]:
+    """A multipart form of at most so many files, for as long as the context lasts. UsageError, TooLarge."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise UsageError("send a form as multipart/form-data, and clips as its parts with file names")
+    stream = _limited(request, settings)
+    try:
+        parser = _InMemory(
+            request.headers, stream, max_files=files, max_fields=FIELDS, max_part_size=FIELD_BYTES
+        )
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise UsageError(f"the form cannot be read: {error.message}") from None
+    finally:
+        await stream.aclose()
+    try:
+        yield form
     finally:
         await form.close()
 

@@ -1,0 +1,188 @@
+"""Lessons: clips in, a served task out; refused, cancelled, queued and failed ones leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from server.material import TOKEN, clip_bytes, toy_artifact
+from speechprompt.experiments.demo import FOLDER
+from speechprompt.prompting.artifact import Artifact
+from speechprompt.server import lessons as lessons_module
+from speechprompt.server import teacher
+from speechprompt.server.app import create_app
+from speechprompt.server.lessons import Lessons, TeachingLimits
+from speechprompt.server.settings import ServerSettings
+from speechprompt.server.teaching import keeper
+from speechprompt.spoken_lm import SpokenLM
+
+ALLOWED = {"Authorization": f"Bearer {TOKEN}"}
+WAITING_TEACHER = (sys.executable, "-c", "import sys; sys.stdin.read()")
+BROKEN_TEACHER = (sys.executable, "-c", "raise SystemExit('out of ideas')")
+
+
+def demo_clips(label: str, count: int = 3) -> list[Path]:
+    """Clips of the demo corpus, one language and one command."""
+    return sorted((FOLDER / "clips").glob(f"english_{label}_espeak-ng_*.ogg"))[:count]
+
+
+def form(labels: tuple[str, ...] = ("left", "stop"), count: int = 3, **fields: Any) -> dict[str, Any]:
+    """A lesson as keyword arguments of `post`."""
+    rows = [(label, clip) for label in labels for clip in demo_clips(label, count)]
+    return {
+        "data": {"name": "direction", "label": [label for label, _ in rows], **fields},
+        "files": [("clip", (clip.name, clip.read_bytes())) for _, clip in rows],
+        "headers": ALLOWED,
+    }
+
+
+def ended(client: TestClient, lesson: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+    """The lesson once nothing more changes."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        found: dict[str, Any] = client.get(f"/v1/teaching/{lesson['id']}").json()
+        if found["state"] not in ("waiting", "running"):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"the lesson did not end: {found}")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where lessons put their clips."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(lessons_module.tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def quick(app: FastAPI, scratch: Path) -> Iterator[TestClient]:
+    """A client of a server whose teacher only waits, and of which one lesson may wait."""
+    with TestClient(app) as client:
+        limits = TeachingLimits(most_waiting=1, most_clips=8)
+        app.state.lessons = Lessons({}, keeper(app.state.service), limits, WAITING_TEACHER)
+        yield client
+
+
+def test_a_lesson_ends_in_a_task_that_is_served_and_kept(tmp_path: Path, scratch: Path) -> None:
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    app = create_app(SpokenLM.load("tiny"), ServerSettings(artifacts=folder, token=TOKEN, watch_seconds=0))
+    with TestClient(app) as client:
+        begun = client.post("/v1/teaching", **form())
+        assert begun.status_code == 202, begun.text
+        assert begun.headers["location"] == f"/v1/teaching/{begun.json()['id']}"
+        assert begun.json()["labels"] == {"left": 3, "stop": 3}
+        assert len(client.get("/v1/teaching").json()["jobs"]) == 1
+        found = ended(client, begun.json())
+        assert found["state"] == "done", found
+        assert found["held_out"]["clips"] == 6
+        assert found["step"] == found["steps"] == 60
+        clip = demo_clips("stop")[0]
+        answer = client.post("/v1/classify", files={"file": clip.read_bytes()}, data={"task": ["direction"]})
+        assert answer.json()["predictions"][0]["slots"]["label"]["label"] == "stop"
+        assert client.get("/v1/tasks").json()["tasks"][0]["metrics"]["held_out"] == found["held_out"]
+        assert client.get("/v1/teaching").json()["jobs"] == []
+    assert not list(scratch.iterdir())
+    kept = Artifact.load(folder / "direction", SpokenLM.load("tiny"))
+    assert kept.config.tokenizer_fingerprint == SpokenLM.load("tiny").tokenizer.fingerprint
+    assert str(scratch) not in kept.config.model_dump_json()
+
+
+def test_who_may_not_teach_and_what_cannot_be_taught(quick: TestClient) -> None:
+    def refused(status: int, *words: str, **changes: Any) -> None:
+        found = quick.post("/v1/teaching", **{**form(), **changes})
+        assert found.status_code == status, found.text
+        assert all(word in found.json()["detail"] for word in words), found.json()
+
+    refused(401, "token", headers={})
+    refused(401, "token", headers={"Authorization": "Bearer another-token-here"})
+    refused(422, "name", **form(name="../evil"))
+    refused(422, "at least two labels", **form(labels=("left",)))
+    refused(422, "at least 3 of each", **form(count=2))
+    refused(422, "6 clips but 1 labels", **form(label=["left"]))
+    refused(422, "printable", **form(label=["left\n\0"] * 3 + ["stop"] * 3))
+    refused(422, "Too many files", **form(labels=("left", "stop", "up")))
+    refused(409, "task 'word' already exists", **form(name="word"))
+    refused(422, "multipart", files=[], data=None, json={"name": "x"})
+    assert quick.get("/v1/teaching").json()["jobs"] == []
+    assert quick.get("/v1/teaching/nothing").status_code == 404
+
+
+def test_a_server_without_a_token_teaches_nobody(folder: Path) -> None:
+    from toys import SPOKEN
+
+    with TestClient(create_app(SPOKEN, ServerSettings(artifacts=folder, watch_seconds=0))) as client:
+        assert client.get("/v1/teaching").json()["enabled"] is False
+        assert client.post("/v1/teaching", **form()).status_code == 403
+
+
+def test_one_at_a_time_a_bounded_queue_and_cancelling(quick: TestClient, scratch: Path) -> None:
+    running, waiting = (quick.post("/v1/teaching", **form(name=name)).json() for name in ("one", "two"))
+    full = quick.post("/v1/teaching", **form(name="three"))
+    assert full.status_code == 429
+    assert int(full.headers["retry-after"]) > 0
+    assert quick.delete(f"/v1/teaching/{running['id']}").status_code == 401
+    for lesson in (waiting, running):
+        gone = quick.delete(f"/v1/teaching/{lesson['id']}", headers=ALLOWED)
+        assert gone.json()["state"] == "cancelled"
+        again = quick.delete(f"/v1/teaching/{lesson['id']}", headers=ALLOWED)
+        assert again.json()["state"] == "cancelled"
+    assert not list(scratch.iterdir())
+    assert {task["name"] for task in quick.get("/v1/tasks").json()["tasks"]} == {"both", "length", "word"}
+
+
+def test_ending_the_server_ends_its_lessons(app: FastAPI, scratch: Path) -> None:
+    with TestClient(app) as client:
+        app.state.lessons = lessons = Lessons({}, keeper(app.state.service), None, WAITING_TEACHER)
+        client.post("/v1/teaching", **form())
+    assert [lesson.state for lesson in lessons.lessons.values()] == ["cancelled"]
+    assert not list(scratch.iterdir())
+
+
+def test_a_teacher_that_falls_takes_nothing_down(
+    app: FastAPI, scratch: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TestClient(app) as client:
+        app.state.lessons = Lessons({}, keeper(app.state.service), None, BROKEN_TEACHER)
+        found = ended(client, client.post("/v1/teaching", **form()).json())
+        assert found["state"] == "failed"
+        assert "its log has the reason" in found["problem"]
+        assert client.get("/readyz").status_code == 200
+    assert "out of ideas" in caplog.text
+    assert not list(scratch.iterdir())
+
+
+def test_a_bad_clip_is_named_as_the_person_knows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = [(tmp_path / f"{i:04d}", f"left {i}.wav") for i in range(2)]
+    clips[0][0].write_bytes(clip_bytes())
+    clips[1][0].write_bytes(clip_bytes()[:30])
+    rows = [{"path": str(path), "label": "left", "name": name} for path, name in clips]
+    plan = {"spoken_lm": "tiny", "device": "cpu", "threads": 1, "name": "x", "seconds": 30.0, "clips": rows}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert teacher.main(tmp_path) == 1
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "'left 1.wav' of left" in said["problem"]
+    assert str(tmp_path) not in said["problem"]
+
+
+def test_an_artifact_of_another_model_is_not_kept(app: FastAPI, tmp_path: Path) -> None:
+    artifact = toy_artifact("foreign", ["word"])
+    folder = artifact.save(tmp_path / "foreign")
+    config = json.loads((folder / "prompt_config.json").read_text())
+    (folder / "prompt_config.json").write_text(json.dumps({**config, "lm_fingerprint": "another"}))
+    with TestClient(app) as client:
+        with pytest.raises(Exception, match="another"):
+            keeper(app.state.service)(folder, "foreign")
+        assert client.get("/v1/tasks/foreign").status_code == 404
