@@ -22,6 +22,7 @@ from speechprompt.cli import (
     serve,
     show,
     sources,
+    table,
     train,
 )
 
@@ -44,7 +45,20 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
     demo.register(app)
     train.register(app, with_options="train" in arguments)
     pretrain.register(app, arguments)
-    for group in (evaluate, predict, serve, show, report, compare, reproduce, sources, corpora, lms, cache):
+    for group in (
+        evaluate,
+        predict,
+        serve,
+        show,
+        report,
+        compare,
+        reproduce,
+        table,
+        sources,
+        corpora,
+        lms,
+        cache,
+    ):
         group.register(app)
     return app
 

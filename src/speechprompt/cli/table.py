@@ -1,0 +1,149 @@
+"""The command `table`: declared tests under every method, each cell measured once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from speechprompt.cli.commands import Device, Dtype, Threads, add_command, check_writable, names_of
+from speechprompt.cli.compare import stages
+from speechprompt.cli.materials import chosen_device
+from speechprompt.cli.terminal import Terminal
+from speechprompt.cli.terminal import table as drawn
+from speechprompt.errors import UsageError
+
+if TYPE_CHECKING:
+    from speechprompt.spoken_lm import SpokenLM
+
+OUT = Path("speechprompt-table")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(
+        app,
+        table,
+        "speechprompt table recipes/table.toml --material DATA --lm hubert100-small=lms/hubert100-small",
+    )
+
+
+def table(
+    terminal: Terminal,
+    declaration: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.toml", help="The rows: sources, protocols, options of the methods."),
+    ],
+    material: Annotated[
+        Path,
+        typer.Option(
+            "--material",
+            metavar="FOLDER",
+            envvar="SPEECHPROMPT_MATERIAL",
+            help="Where the rows' sources lie.",
+        ),
+    ] = Path(),
+    lm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lm", metavar="NAME=FOLDER", help="The folder of a spoken LM that rows name; repeatable."
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option("--rows", metavar="A,B", help="Rows to measure; by default all.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="A,B",
+            help="Methods: majority, n-gram, mfcc n-gram, probe, prompt, cnn, finetune.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Trainings of a row with fixed splits.")
+    ] = None,
+    budget_minutes: Annotated[
+        float | None, typer.Option("--budget-minutes", min=0, help="Begin no cell after so many minutes.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where measured cells are kept.")
+    ] = OUT,
+    unpacked: Annotated[
+        Path | None,
+        typer.Option(
+            "--unpacked", metavar="FOLDER", help="Where archives are unpacked; by default FOLDER/audio."
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write", metavar="FILE.md", help="The table; FILE.json beside it. By default FOLDER/table.md."
+        ),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    threads: Threads = None,
+) -> None:
+    """Prompts beside baselines and supervised ceilings on declared tests, as Markdown and JSON, with intervals.
+
+    FOLDER keeps each cell under a hash of all that it depends on: the same command goes on where a stopped one was,
+    and after a change measures again only what depends on it. A row whose data is not there says so.
+    """
+    from speechprompt.experiments.results_table import HEADINGS, Study, make_table
+    from speechprompt.experiments.table_rows import check_columns, read_declaration
+    from speechprompt.spoken_lm import SpokenLM
+
+    declared = read_declaration(declaration)
+    chosen = declared.chosen(names_of(rows))
+    methods = None if columns is None else check_columns(names_of(columns) or [])
+    folders = _folders(lm or [])
+    page = write or out / "table.md"
+    if page.suffix != ".md":
+        raise UsageError(f"{page} must end in .md; the JSON is written beside it")
+    for place in (out, page):
+        check_writable(place)
+    where = chosen_device(device, threads)
+
+    def load(name: str) -> SpokenLM:
+        return SpokenLM.load(folders.get(name, name), where, dtype)
+
+    study = Study(
+        declared,
+        material,
+        unpacked or out / "audio",
+        out,
+        load,
+        stages(terminal),
+        seeds or declared.seeds,
+        methods,
+    )
+    if budget_minutes is not None:
+        study.deadline = time.monotonic() + 60 * budget_minutes
+    try:
+        found = make_table(study, chosen, page)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; measured cells are in {out}, the same command goes on from there"
+        ) from None
+    cells = [line.cells() for line in found.lines]
+    shown = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in cells)]
+    parts = drawn([HEADINGS[i] for i in shown], [[row[i] for i in shown] for row in cells])
+    terminal.show(
+        found.to_json(), parts, "", f"{study.measured} cells measured, {study.reused} reused: {page}"
+    )
+    failed = [line for line in found.lines if line.remark.startswith("failed")]
+    for line in failed:
+        terminal.complain(f"{line.name}: {line.remark}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _folders(given: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for text, (name, _, folder) in zip(given, pairs, strict=True):
+        if not name or not folder:
+            raise UsageError(f"--lm {text} must be NAME=FOLDER, the name as rows use it")
+    return {name: folder for name, _, folder in pairs}

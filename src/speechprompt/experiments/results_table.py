@@ -1,0 +1,292 @@
+"""The table of results: every declared row under every method, each cell measured once, as Markdown and JSON.
+
+An interrupted study goes on where it was; a changed input (units, labels, LM, options, seed, a method's version)
+measures again only the cells that depend on it.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechprompt.encoding import encode_corpus
+from speechprompt.errors import SpeechPromptError, UnknownName
+from speechprompt.experiments.demo import Stage
+from speechprompt.experiments.table_cells import Cell, FeatureCache, Measure, check_options
+from speechprompt.experiments.table_rounds import (
+    AbsentMaterial,
+    Round,
+    drawn_groups,
+    find_source,
+    read_row,
+    rounds_of,
+)
+from speechprompt.experiments.table_rows import DRAWN, METHODS, Declaration, TableRow
+from speechprompt.experiments.tables import interval_cell, json_text, markdown_table, write_whole
+from speechprompt.metrics import Interval, accuracy_interval, paired_difference_interval
+from speechprompt.prompting.train import versions
+from speechprompt.speech.manifest import Corpus
+from speechprompt.spoken_lm import SpokenLM
+
+HEADINGS = (
+    *("test", "LM", "n", "rounds", "known", "aim", *METHODS),
+    *("trained", "prompt - n-gram, points", "prompt - cnn, points", "remark"),
+)
+CEILINGS = ("cnn", "finetune")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table: a row on one LM, with `shots` one point of a learning curve.
+
+    `accuracy` holds an interval a method, `differences` prompt minus the method on the same utterances.
+    """
+
+    name: str
+    title: str
+    spoken_lm: str
+    known: str
+    aim: str
+    shots: int | None = None
+    utterances: int | None = None
+    rounds: int | None = None
+    accuracy: Mapping[str, Interval] = field(default_factory=dict)
+    differences: Mapping[str, Interval] = field(default_factory=dict)
+    trained_parameters: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    remark: str = ""
+
+    def cells(self) -> tuple[str, ...]:
+        """The line under `HEADINGS`."""
+        ceiling = self.differences.get("cnn")
+        return (
+            self.title if self.shots is None else f"{self.title}, {self.shots} a label",
+            self.spoken_lm,
+            "" if self.utterances is None else f"{self.utterances:,}",
+            "" if self.rounds is None else str(self.rounds),
+            self.known,
+            self.aim,
+            *(interval_cell(self.accuracy.get(method)) for method in METHODS),
+            "" if self.trained_parameters is None else f"{self.trained_parameters:,}",
+            interval_cell(self.differences.get("n-gram"), signed=True),
+            interval_cell(ceiling, signed=True),
+            self.remark,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and words."""
+        return asdict(self)
+
+
+@dataclass
+class Study:
+    """What all rows share. `lms` loads a spoken LM by the name that rows use; `out` holds the cells.
+
+    No cell is begun after `deadline` (`time.monotonic()`); `columns` None takes each row's own.
+    """
+
+    declaration: Declaration
+    material: Path
+    unpacked: Path
+    out: Path
+    lms: Callable[[str], SpokenLM]
+    stage: Stage
+    seeds: int
+    columns: Sequence[str] | None = None
+    deadline: float | None = None
+    loaded: dict[str, SpokenLM] = field(default_factory=dict)
+    features: FeatureCache = field(default_factory=FeatureCache)
+    measured: int = 0
+    reused: int = 0
+
+    def lines(self, row: TableRow) -> list[Line]:
+        """A row's lines: one for each LM, and for each point of its learning curve."""
+        found = []
+        for name in row.lms:
+            for shot in row.shots or (None,):
+                line = Line(row.name, row.title, name, row.known, row.aim, shot)
+                try:
+                    found.append(self._line(row, name, shot, line))
+                except SpeechPromptError as error:
+                    text = " ".join(str(error).split())
+                    absent = isinstance(error, AbsentMaterial)
+                    found.append(replace(line, remark=f"{'absent' if absent else 'failed'}: {text}"))
+        return found
+
+    def _line(self, row: TableRow, name: str, shot: int | None, line: Line) -> Line:
+        source = find_source(row, self.material, self.unpacked)
+        spoken_lm = self._lm(name)
+        corpus = self._encoded(read_row(row, source), spoken_lm, row)
+        rounds = rounds_of(row, corpus, self.seeds, shot)
+        methods = [m for m in METHODS if m in row.columns and (self.columns is None or m in self.columns)]
+        if any(u.audio is None for u in corpus.utterances):
+            methods = [m for m in methods if m != "mfcc n-gram"]
+        cells = {m: self._cells(row, m, rounds, spoken_lm, shot) for m in methods}
+        whole = {m: found for m, found in cells.items() if found is not None}
+        missing = [m for m in methods if m not in whole]
+        facts = _facts(spoken_lm, corpus, row, whole, self.declaration)
+        remark = f"not measured yet: {', '.join(missing)}" if missing else ""
+        return replace(_scored(line, row, rounds, whole), facts=facts, remark=remark)
+
+    def _lm(self, name: str) -> SpokenLM:
+        if name not in self.loaded:
+            try:
+                self.loaded[name] = self.lms(name)
+            except UnknownName as error:
+                raise AbsentMaterial(f"spoken LM {name} ({error}); name its folder with --lm") from None
+        return self.loaded[name]
+
+    def _encoded(self, corpus: Corpus, spoken_lm: SpokenLM, row: TableRow) -> Corpus:
+        with self.stage(f"{row.name}: encoding") as update:
+            return encode_corpus(
+                corpus, spoken_lm, listener=lambda done, total: update(done, total, "clips")
+            ).corpus
+
+    def _cells(
+        self, row: TableRow, method: str, rounds: Sequence[Round], spoken_lm: SpokenLM, shot: int | None
+    ) -> list[Cell] | None:
+        """A method's cell of each round; None when the time is up before all are there."""
+        options = self.declaration.options(row, method) if method in DRAWN else {}
+        same = method not in DRAWN and row.folds is None and shot is None
+        found = []
+        for one in rounds[:1] if same else rounds:
+            measure = Measure(method, one, spoken_lm, options, self.out / "cells")
+            cell = measure.load()
+            if cell is not None:
+                self.reused += 1
+            elif self.deadline is not None and time.monotonic() > self.deadline:
+                return None
+            else:
+                point = "" if shot is None else f" {shot} shots"
+                with self.stage(f"{row.name}{point}: {method} {one.name}") as update:
+                    cell = measure.run(self.features, update)
+                self.measured += 1
+            found.append(cell)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsTable:
+    """All lines, and what was measured on."""
+
+    lines: tuple[Line, ...]
+    settings: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and words."""
+        return {**self.settings, "lines": [line.to_json() for line in self.lines]}
+
+    def markdown(self) -> str:
+        """The table with the sentence that says how to read it."""
+        seeds = self.settings["seeds"]
+        about = (
+            f"Accuracy in percent with 95 % intervals (one bootstrap over seeds, then speakers where known, else "
+            f"utterances); all slots must be right. {seeds} seeds, or a fold each; everything is chosen on validation. "
+            "A difference is paired; it beats when its interval excludes zero. `trained`: parameters of the prompt."
+        )
+        shown = [i for i, _ in enumerate(HEADINGS) if any(line.cells()[i] for line in self.lines)]
+        rows = [[line.cells()[i] for i in shown] for line in self.lines]
+        return f"{about}\n\n{markdown_table([HEADINGS[i] for i in shown], rows)}\n"
+
+
+def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTable:
+    """Measure what is missing of the rows and write `write` (Markdown) and the same beside it as JSON.
+
+    Both files are written again after every row, so that a study can be read while it runs. Errors of one row stay
+    in its lines; UsageError for wrong options comes before any work.
+    """
+    for row in rows:
+        for method in DRAWN:
+            check_options(method, study.declaration.options(row, method))
+    lines: list[Line] = []
+    for row in rows:
+        lines += study.lines(row)
+        table = ResultsTable(tuple(lines), _settings(study))
+        write_whole(write, table.markdown())
+        write_whole(write.with_suffix(".json"), json_text(table.to_json()))
+    return table
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    return {
+        "seeds": study.seeds,
+        "cells_measured": study.measured,
+        "cells_reused": study.reused,
+        "machine": platform.machine(),
+        "versions": versions(),
+    }
+
+
+def _scored(line: Line, row: TableRow, rounds: Sequence[Round], cells: Mapping[str, Sequence[Cell]]) -> Line:
+    """The line's numbers. Folds are joined to one list of utterances; seeds are rows over the same utterances."""
+    folded = row.folds is not None
+    test = [u for one in (rounds if folded else rounds[:1]) for u in one.rows("test")]
+    groups = drawn_groups(test)
+    right = {method: _right(found, rounds, folded) for method, found in cells.items()}
+    differences = {}
+    if "prompt" in right:
+        differences = {
+            method: paired_difference_interval(right["prompt"], table, groups)
+            for method, table in right.items()
+            if method != "prompt"
+        }
+    prompts = cells.get("prompt")
+    return replace(
+        line,
+        utterances=len(test),
+        rounds=len(rounds),
+        accuracy={method: accuracy_interval(table, groups) for method, table in right.items()},
+        differences=differences,
+        trained_parameters=None if not prompts else max(cell.trained_parameters for cell in prompts),
+    )
+
+
+def _right(cells: Sequence[Cell], rounds: Sequence[Round], folded: bool) -> NDArray[np.bool_]:
+    """Which utterances are right: (seeds, B), or (1, B) over all folds."""
+    rows = [
+        [a == b for a, b in zip(cell.predictions, one.labels("test"), strict=True)]
+        for cell, one in zip(
+            cells, rounds, strict=False
+        )  # a method that draws nothing has one cell for all seeds
+    ]
+    return np.concatenate([np.array(row) for row in rows])[None] if folded else np.array(rows)
+
+
+def _facts(
+    spoken_lm: SpokenLM,
+    corpus: Corpus,
+    row: TableRow,
+    cells: Mapping[str, Sequence[Cell]],
+    declaration: Declaration,
+) -> dict[str, Any]:
+    """What a line was measured on, for the JSON."""
+    audio = any(u.audio is not None for u in corpus.utterances)
+    needs_lm = any(method in cells for method in ("probe", "prompt", "finetune"))
+    return {
+        "corpus": corpus.name,
+        "labels": {slot: len(labels) for slot, labels in corpus.slots.items()},
+        "spoken_lm": spoken_lm.name,
+        "lm_fingerprint": spoken_lm.lm.fingerprint if needs_lm else None,
+        "tokenizer": spoken_lm.tokenizer_name,
+        "tokenizer_fingerprint": spoken_lm.tokenizer.fingerprint if audio else None,
+        "options": {method: declaration.options(row, method) for method in DRAWN if method in cells},
+        "cells": {
+            method: [
+                {
+                    "trained_parameters": cell.trained_parameters,
+                    "cpu_seconds": cell.cpu_seconds,
+                    "valid_accuracy": cell.valid_accuracy,
+                    **cell.details,
+                }
+                for cell in found
+            ]
+            for method, found in cells.items()
+        },
+    }

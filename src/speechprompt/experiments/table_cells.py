@@ -1,0 +1,228 @@
+"""One cell of a table: a method on one round of a row, measured once and kept under a hash of all it depends on.
+
+Methods fit on train, choose on valid and answer test; none of them sees a test label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+from speechprompt.errors import UsageError
+from speechprompt.evaluation.baselines import LABEL_JOINT, NgramBaseline
+from speechprompt.evaluation.ensembles import ensemble_scores
+from speechprompt.evaluation.evaluate import run_baselines
+from speechprompt.experiments.answers import load_value, save_value
+from speechprompt.experiments.demo import Update
+from speechprompt.experiments.methods import load_learners, prompt_run
+from speechprompt.experiments.mfcc_units import Features, mfcc_features, mfcc_units
+from speechprompt.experiments.table_rounds import Round
+from speechprompt.experiments.tuning import finetuning_run
+from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
+from speechprompt.metrics import accuracy
+from speechprompt.pretraining.options import read_options
+from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.run import Examples, Run
+from speechprompt.prompting.train import finish, scores_of
+from speechprompt.prompting.training import train_runs
+from speechprompt.speech.manifest import Corpus
+from speechprompt.spoken_lm import SpokenLM
+
+VERSIONS = {
+    "majority": "1",
+    "n-gram": "1",
+    "mfcc n-gram": "1",
+    "probe": "1",
+    "prompt": "1",
+    "cnn": "1",
+    "finetune": "1",
+}
+"""Raise a method's number when a change of code changes what it answers: its cells are then measured again."""
+_MEMBER_SEEDS = 1000
+"""Seeds of an ensemble's members lie so far apart, so that no two rounds share one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What a method answered to a round's test utterances (joined labels, in order) and what that cost.
+
+    `trained_parameters` are those of all members of an ensemble; `details` what was chosen on valid.
+    """
+
+    predictions: tuple[str, ...]
+    trained_parameters: int
+    cpu_seconds: float
+    valid_accuracy: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A method with its options on one round: `key` identifies everything that its answers depend on."""
+
+    method: str
+    round: Round
+    spoken_lm: SpokenLM
+    options: Mapping[str, Any]
+    folder: Path
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of method, its version, material, LM, options and seed."""
+        heard = self.method == "mfcc n-gram"
+        parts: dict[str, Any] = {
+            "method": [self.method, VERSIONS[self.method]],
+            "material": self.round.audio_digest() if heard else self.round.units_digest(),
+            "options": dict(self.options),
+            "seed": self.round.seed,
+        }
+        if self.method in ("probe", "prompt", "finetune"):
+            parts["lm"] = self.spoken_lm.lm.fingerprint
+            parts["dtype"] = str(self.spoken_lm.lm.dtype)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+    @property
+    def path(self) -> Path:
+        """The file that holds the cell once it is measured."""
+        return self.folder / f"{self.method.replace(' ', '-')}-{self.key}.json"
+
+    def load(self) -> Cell | None:
+        """The cell, if it was measured. WorkError when its file is damaged."""
+        return load_value(Cell, self.path) if self.path.is_file() else None
+
+    def run(self, features: FeatureCache, update: Update) -> Cell:
+        """Measure the cell and keep it. Trainings leave a checkpoint beside it, from which a second call goes on."""
+        started = process_time()
+        if self.method in ("majority", "n-gram", "probe"):
+            cell = self._baseline()
+        elif self.method == "mfcc n-gram":
+            cell = self._mfcc(features)
+        elif self.method == "cnn":
+            cell = self._cnn(update)
+        else:
+            cell = self._trained(update)
+        seconds = round(process_time() - started, 2)
+        cell = Cell(**{**asdict(cell), "cpu_seconds": seconds})
+        save_value(cell, self.path)
+        return cell
+
+    def _baseline(self) -> Cell:
+        load_learners()
+        one = self.round
+        [found] = run_baselines(self.spoken_lm, one.corpus, list(one.task.slots), "test", [self.method])
+        return Cell(found.predictions, found.trained_parameters, 0)
+
+    def _mfcc(self, features: FeatureCache) -> Cell:
+        load_learners()
+        rows = self.round.corpus.utterances
+        train, valid, test = (
+            [i for i, u in enumerate(rows) if u.split == s] for s in ("train", "valid", "test")
+        )
+        best = None
+        for form, units in mfcc_units(features.of(self.round.corpus), train, self.round.seed):
+            baseline = NgramBaseline().fit([units[i] for i in train], self.round.labels("train"))
+            answers = baseline.predict([units[i] for i in valid]).predictions
+            reached = accuracy(self.round.labels("valid"), answers)
+            if best is None or reached > best[0]:
+                best = reached, form, baseline, [units[i] for i in test]
+        assert best is not None
+        reached, form, baseline, asked = best
+        predictions = baseline.predict(asked).predictions
+        return Cell(predictions, baseline.trained_parameters, 0, reached, {"clusters": form})
+
+    def _examples(self) -> tuple[Examples, Examples, Examples]:
+        train, valid, test = (
+            Examples.of(self.round.task, self.round.rows(split)) for split in ("train", "valid", "test")
+        )
+        return train, valid, test
+
+    def _cnn(self, update: Update) -> Cell:
+        train, valid, test = self._examples()
+        slots = self.round.task.slots
+        counts = [len(labels) for labels in slots.values()]
+        options = read_options(CnnOptions, self.options)
+        trained = train_cnn(train, valid, counts, options, self.round.seed, update)
+        best = dict(zip(slots, predict(trained.model, test.units).T.tolist(), strict=True))
+        parameters = sum(p.numel() for p in trained.model.parameters())
+        return Cell(_joined(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
+
+    def _trained(self, update: Update) -> Cell:
+        """A prompt, an ensemble of prompts, or the whole LM fine-tuned."""
+        options, members = training_options(self.options, self.round.seed)
+        train, valid, test = self._examples()
+        slots = self.round.task.slots
+        start = prompt_run if self.method == "prompt" else finetuning_run
+        artifacts, parameters, reached, scores = [], 0, [], {}
+        for member in range(members):
+            chosen = options.model_copy(update={"seed": options.seed + _MEMBER_SEEDS * member})
+            lm, run = start(self.spoken_lm.lm, self.round.task, chosen, train, valid)
+            self._train(lm, run, member, update)
+            parameters += run.entry.trained_parameters()
+            reached.append(run.progress.best_accuracy)
+            if members == 1:
+                scores = scores_of(lm, run.entry, test)
+            else:
+                artifacts.append(finish(run, self.spoken_lm, self.round.corpus))
+        if members > 1:
+            scores = ensemble_scores(self.spoken_lm.lm, artifacts, self.round.rows("test"))
+        best = {slot: scores[slot].argmax(1).tolist() for slot in slots}
+        mean = sum(reached) / members
+        details = {"prompts": members, "steps": run.progress.step, "best_step": run.progress.best_step}
+        if self.method == "prompt":
+            details["prompt_length"] = run.entry.prompt.length
+        return Cell(_joined(slots, best), parameters, 0, mean, details)
+
+    def _train(self, lm: Any, run: Run, member: int, update: Update) -> None:
+        def listen(event: Mapping[str, Any]) -> None:
+            if "step" in event:
+                told = f"valid {100 * run.progress.best_accuracy:.1f} %" if run.progress.evaluations else ""
+                update(event["step"], run.options.steps, told)
+
+        train_runs(lm, [run], listen, self.path.with_suffix(f".member{member}.pt"))
+
+
+class FeatureCache:
+    """The MFCCs of the last corpus, which all of its rounds share."""
+
+    def __init__(self) -> None:
+        self._held: tuple[list[Any], dict[str, Features]] = ([], {})
+
+    def of(self, corpus: Corpus) -> list[Features]:
+        """A clip's MFCCs (T,39) each, in the corpus's order."""
+        wanted = sorted(u.id for u in corpus.utterances)
+        if self._held[0] != wanted:
+            found = mfcc_features(corpus.utterances)
+            self._held = (wanted, {u.id: x for u, x in zip(corpus.utterances, found, strict=True)})
+        return [self._held[1][u.id] for u in corpus.utterances]
+
+
+def training_options(values: Mapping[str, Any], seed: int) -> tuple[TrainingOptions, int]:
+    """Training options and how many prompts answer together (`ensemble`). UsageError or UnknownName when wrong."""
+    changes = dict(values)
+    members, recipe = changes.pop("ensemble", 1), changes.pop("recipe", "default")
+    if not isinstance(members, int) or members < 1:
+        raise UsageError(f"'ensemble' must be a number of prompts, not {members!r}")
+    return TrainingOptions.of_recipe(recipe, {**changes, "seed": seed}), members
+
+
+def check_options(method: str, values: Mapping[str, Any]) -> None:
+    """UsageError or UnknownName for options that a method does not take, before anything is measured."""
+    if method == "cnn":
+        read_options(CnnOptions, values)
+    elif method in ("prompt", "finetune"):
+        _, members = training_options(values, 0)
+        if method == "finetune" and members > 1:
+            raise UsageError("'ensemble' is for prompts; a fine-tuned LM answers alone")
+
+
+def _joined(slots: Mapping[str, Sequence[str]], best: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    count = len(next(iter(best.values())))
+    return tuple(
+        LABEL_JOINT.join(labels[best[slot][row]] for slot, labels in slots.items()) for row in range(count)
+    )

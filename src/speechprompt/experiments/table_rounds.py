@@ -1,0 +1,146 @@
+"""The material of a table's row: its corpus found and unpacked, and its rounds, each with train, valid and test."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from speechprompt.errors import CorpusError, WorkError
+from speechprompt.evaluation.baselines import WHOLE, slot_labels
+from speechprompt.experiments.table_rows import TableRow
+from speechprompt.prompting.task import Task
+from speechprompt.speech.manifest import Corpus, Utterance
+from speechprompt.speech.splits import draw_splits, folds, require_trainable, shots, with_fold
+from speechprompt.speech.unit_store import file_key
+
+
+class AbsentMaterial(WorkError):
+    """Data or a spoken LM that is not on this machine; the message says which."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One division of a corpus that carries units: `seed` draws what methods draw."""
+
+    corpus: Corpus
+    task: Task
+    seed: int
+    name: str
+
+    def rows(self, split: str) -> tuple[Utterance, ...]:
+        """The utterances of a split."""
+        return self.corpus.split(split)
+
+    def labels(self, split: str) -> list[str]:
+        """All slots of each utterance as one label."""
+        return slot_labels([{s: u.labels[s] for s in self.task.slots} for u in self.rows(split)], WHOLE)
+
+    def units_digest(self) -> str:
+        """Hash of every utterance's split, name, labels and units."""
+        return self._digest(
+            [b"" if u.units is None else u.units.ids.tobytes() for u in self.corpus.utterances]
+        )
+
+    def audio_digest(self) -> str:
+        """The same with audio instead of units. CorpusError when there is none."""
+        keys = []
+        for u in self.corpus.utterances:
+            if u.audio is None:
+                raise CorpusError(f"{self.corpus.name}: '{u.id}' has no audio")
+            keys.append(file_key(u.audio, u.start_seconds, u.end_seconds).encode())
+        return self._digest(keys)
+
+    def _digest(self, contents: Sequence[bytes]) -> str:
+        digest = hashlib.sha256(repr(dict(self.task.slots)).encode())
+        for u, content in zip(self.corpus.utterances, contents, strict=True):
+            labels = [u.labels[slot] for slot in self.task.slots]
+            digest.update(repr((u.split, u.id, labels, len(content))).encode() + content)
+        return digest.hexdigest()
+
+
+def find_source(row: TableRow, material: Path, unpacked: Path) -> Path:
+    """The manifest of a row; an archive is unpacked once into `unpacked`. AbsentMaterial when it is not there."""
+    path = material / row.source
+    if not path.exists():
+        raise AbsentMaterial(f"{row.source} is not below {material}")
+    if path.suffix != ".tar":
+        return path
+    target = unpacked / path.stem
+    if not target.exists():
+        unpacked.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=unpacked))
+        try:
+            with tarfile.open(path) as members:
+                members.extractall(scratch, filter="data")
+            (scratch / path.stem).replace(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target / "manifest.jsonl"
+
+
+def read_row(row: TableRow, source: Path) -> Corpus:
+    """The corpus of a row: its slots, without the labels that it drops, with a valid split."""
+    corpus = Corpus.read(source, list(row.slots))
+    kept = [
+        u
+        for u in corpus.utterances
+        if all(u.labels[slot] not in dropped for slot, dropped in row.without.items())
+    ]
+    slots = {
+        slot: tuple(label for label in labels if label not in row.without.get(slot, ()))
+        for slot, labels in corpus.slots.items()
+    }
+    corpus = replace(corpus, utterances=tuple(kept), slots=slots)
+    return _validated(corpus) if row.valid == "utterances" and row.folds is None else corpus
+
+
+def _validated(corpus: Corpus) -> Corpus:
+    """A tenth of what is not test drawn to validate, whoever speaks: for tests whose speakers also train."""
+    learnt = [replace(u, split="train", speaker=None) for u in corpus.utterances if u.split != "test"]
+    split_of = {u.id: u.split for u in draw_splits(learnt, 0, ("valid",))[0]}
+    utterances = tuple(replace(u, split=split_of.get(u.id, u.split)) for u in corpus.utterances)
+    return replace(corpus, utterances=utterances)
+
+
+def rounds_of(row: TableRow, corpus: Corpus, seeds: int, shot: int | None = None) -> list[Round]:
+    """The rounds of a row on its encoded corpus: a seed each, or a fold each; with `shot` few training utterances.
+
+    CorpusError when a round cannot be trained.
+    """
+    task = Task.of_corpus(corpus)
+    if row.folds is not None:
+        parts = [with_fold(corpus, fold) for fold in folds(corpus, row.folds)]
+        found = [Round(part, task, 0, f"fold{i}") for i, part in enumerate(parts, start=1)]
+    else:
+        found = [Round(corpus, task, seed, f"seed{seed}") for seed in range(seeds)]
+    if shot is not None:
+        found = [replace(one, corpus=_few(one.corpus, shot, one.seed)) for one in found]
+    for one in found:
+        require_trainable(one.corpus)
+    return found
+
+
+def _few(corpus: Corpus, shot: int, seed: int) -> Corpus:
+    """So many utterances a label to train on, and as many to validate on."""
+    few = shots(corpus, None, shot, seed)
+    swap = {"train": "valid", "valid": "train"}
+    turned = replace(
+        few, utterances=tuple(replace(u, split=swap.get(u.split, u.split)) for u in few.utterances)
+    )
+    few = shots(turned, None, shot, seed)
+    return replace(
+        few, utterances=tuple(replace(u, split=swap.get(u.split, u.split)) for u in few.utterances)
+    )
+
+
+def drawn_groups(utterances: Sequence[Utterance]) -> list[str] | None:
+    """Speakers where they are known, else the utterance itself; None where fewer than two speakers are known."""
+    speakers = {u.speaker for u in utterances if u.speaker is not None}
+    if len(speakers) < 2:
+        return None
+    return [f"utterance {u.id}" if u.speaker is None else f"speaker {u.speaker}" for u in utterances]

@@ -1,0 +1,256 @@
+"""The table of results: cells are measured once, and again only where what they depend on has changed."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cli.material import write_tone
+from speechprompt.errors import UnknownName, UsageError
+from speechprompt.experiments.demo import Update
+from speechprompt.experiments.mfcc_units import mfcc_features, mfcc_units
+from speechprompt.experiments.results_table import Line, Study, make_table
+from speechprompt.experiments.table_rounds import drawn_groups, find_source, read_row, rounds_of
+from speechprompt.experiments.table_rows import TableRow, read_declaration
+from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
+from speechprompt.speech.manifest import Corpus, Utterance, write_manifest
+from speechprompt.testing import toy_corpus
+from toys import SPOKEN, TASK, TRAIN, VALID, entry_of
+
+DECLARATION = """
+seeds = 2
+[prompt]
+steps = 4
+evaluations = 2
+prompt_length = 2
+[cnn]
+steps = 6
+evaluations = 2
+widths = [8]
+embedding = 8
+dropouts = [0.1]
+[finetune]
+steps = 2
+evaluations = 1
+[[row]]
+name = "words"
+title = "toy words"
+source = "toy.jsonl"
+slots = ["word"]
+lms = ["toy"]
+[[row]]
+name = "both"
+title = "toy words and lengths, 3 folds"
+source = "toy.jsonl"
+slots = ["word", "length"]
+lms = ["toy"]
+folds = 3
+columns = ["majority", "n-gram", "prompt"]
+[row.prompt]
+ensemble = 2
+"""
+
+
+@contextmanager
+def silent(title: str) -> Iterator[Update]:
+    yield lambda done, total, text: None
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """A declared table on the toy corpus and the toy LM."""
+    (tmp_path / "data").mkdir()
+    write_manifest(toy_corpus(60), tmp_path / "data" / "toy.jsonl")
+    (tmp_path / "table.toml").write_text(DECLARATION)
+    return another(tmp_path)
+
+
+def another(folder: Path, **changes: Any) -> Study:
+    """The study of a second call on the same folder."""
+    declaration = read_declaration(folder / "table.toml")
+    parts: dict[str, Any] = {"material": folder / "data", "unpacked": folder / "audio", "out": folder / "out"}
+    parts |= {"lms": lambda name: SPOKEN, "stage": silent, "seeds": 2}
+    return Study(declaration, **{**parts, **changes})
+
+
+def table_of(study: Study, *names: str) -> list[Line]:
+    rows = study.declaration.chosen(list(names) or None)
+    return list(make_table(study, rows, study.out / "table.md").lines)
+
+
+def test_every_method_answers_and_nothing_is_measured_twice(study: Study, tmp_path: Path) -> None:
+    words, both = table_of(study)
+    assert list(words.accuracy) == ["majority", "n-gram", "probe", "prompt", "cnn", "finetune"]
+    assert (words.utterances, words.rounds, both.utterances, both.rounds) == (12, 2, 60, 3)
+    assert study.measured == 3 + 3 * 2 + 3 * 3  # what draws nothing answers once for both seeds
+    assert both.trained_parameters == 2 * entry_of(SPOKEN.lm, prompt_length=2).trained_parameters()
+    assert both.differences["n-gram"].estimate == pytest.approx(
+        both.accuracy["prompt"].estimate - both.accuracy["n-gram"].estimate
+    )
+    second = another(tmp_path)
+    again = table_of(second)
+    assert (second.measured, second.reused) == (0, study.measured)
+    assert again == [words, both]
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "toy words and lengths, 3 folds" in text
+    document = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert document["lines"][0]["accuracy"]["probe"]["estimate"] == words.accuracy["probe"].estimate
+    assert document["lines"][0]["facts"]["lm_fingerprint"] == SPOKEN.lm.fingerprint
+
+
+def test_a_changed_input_measures_only_what_depends_on_it(study: Study, tmp_path: Path) -> None:
+    table_of(study, "words")
+    declared = tmp_path / "table.toml"
+    declared.write_text(DECLARATION.replace("[finetune]\nsteps = 2", "[finetune]\nsteps = 3"))
+    options = another(tmp_path)
+    table_of(options, "words")
+    assert options.measured == 2  # fine-tuning, two seeds
+    more = another(tmp_path, seeds=3)
+    table_of(more, "words")
+    assert more.measured == 3  # a third seed of prompt, cnn and fine-tuning
+    corpus = toy_corpus(60)
+    labels = {**corpus.utterances[0].labels, "word": "gamma"}
+    changed = (replace(corpus.utterances[0], labels=labels), *corpus.utterances[1:])
+    write_manifest(replace(corpus, utterances=changed), tmp_path / "data" / "toy.jsonl", force=True)
+    rows = another(tmp_path)
+    table_of(rows, "words")
+    assert rows.reused == 0
+
+
+def test_an_interrupted_study_goes_on(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from speechprompt.experiments import table_cells
+
+    whole = table_of(another(tmp_path, out=tmp_path / "whole"), "words")
+    train_runs = table_cells.train_runs
+
+    def stopped(lm: Any, runs: Any, listener: Any, checkpoint: Path) -> None:
+        def listen(event: Any) -> None:
+            listener(event)
+            if event["event"] == "step" and event["step"] == 3 and runs[0].options.seed == 1:
+                raise KeyboardInterrupt
+
+        train_runs(lm, runs, listen, checkpoint, checkpoint_every=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table_cells, "train_runs", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            table_of(study, "words")
+    assert len(list((tmp_path / "out" / "cells").glob("*.pt"))) == 1
+    second = another(tmp_path)
+    parts = table_of(second, "words")
+    assert second.reused == 4
+    assert [line.accuracy for line in parts] == [line.accuracy for line in whole]
+    assert not list((tmp_path / "out" / "cells").glob("*.pt"))
+
+
+def test_what_is_not_there_says_so(study: Study, tmp_path: Path) -> None:
+    late = another(tmp_path, deadline=0.0)
+    [line] = table_of(late, "words")
+    assert line.remark == "not measured yet: majority, n-gram, probe, prompt, cnn, finetune"
+    [absent] = table_of(another(tmp_path, material=tmp_path), "words")
+    assert absent.remark.startswith("absent: toy.jsonl is not below")
+    (tmp_path / "data" / "toy.jsonl").write_text("{}\n")
+    [failed] = table_of(another(tmp_path), "words")
+    assert failed.remark.startswith("failed: ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "match"),
+    [
+        ('slots = ["word"]', 'slot = ["word"]', UsageError, r"row\.0\."),
+        ('name = "both"', 'name = "words"', UsageError, "one name"),
+        ('"majority", "n-gram"', '"majority", "ngram"', UnknownName, "did you mean n-gram"),
+        ("ensemble = 2", "ensemble = 0", UsageError, "ensemble"),
+        ("widths = [8]", "width = [8]", UnknownName, "did you mean widths"),
+        ("seeds = 2", "seeds = two", UsageError, "not TOML"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_before_any_work(
+    study: Study, tmp_path: Path, old: str, new: str, error: type[Exception], match: str
+) -> None:
+    (tmp_path / "table.toml").write_text(DECLARATION.replace(old, new))
+    with pytest.raises(error, match=match):
+        table_of(another(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_shots_cut_validation_too_and_are_nested() -> None:
+    row = TableRow(name="a", title="a", source="a", slots=("word", "length"))
+    corpus = toy_corpus(120)
+    five, two = (rounds_of(row, corpus, 2, shot) for shot in (5, 2))
+    for one in (*five, *two):
+        assert len(one.rows("test")) == 24
+    assert [len(one.rows("train")) for one in two] == [12, 12]
+    assert [len(one.rows("valid")) for one in two] == [12, 12]
+    assert {u.id for u in two[0].rows("train")} <= {u.id for u in five[0].rows("train")}
+    assert {u.id for u in two[0].rows("train")} != {u.id for u in two[1].rows("train")}
+
+
+def test_speakers_carry_the_interval_where_they_are_known() -> None:
+    rows = [Utterance(str(i), "test", {}, speaker=speaker) for i, speaker in enumerate(["a", "b", "a", None])]
+    assert drawn_groups(rows) == ["speaker a", "speaker b", "speaker a", "utterance 3"]
+    assert drawn_groups(rows[:1]) is None
+
+
+def test_a_cnn_learns_and_is_the_same_for_the_same_seed() -> None:
+    options = CnnOptions(
+        steps=150, evaluations=5, widths=(16,), embedding=8, dropouts=(0.1,), unit_dropouts=(0.0, 0.2)
+    )
+    counts = [len(labels) for labels in TASK.slots.values()]
+    told: list[str] = []
+    one = train_cnn(TRAIN, VALID, counts, options, 1, lambda done, total, text: told.append(text))
+    two = train_cnn(TRAIN, VALID, counts, options, 1, lambda done, total, text: None)
+    assert one.valid_accuracy > 0.5
+    assert (one.chosen, one.valid_accuracy) == (two.chosen, two.valid_accuracy)
+    assert predict(one.model, VALID.units).equal(predict(two.model, VALID.units))
+    alone = [predict(one.model, [row])[0].tolist() for row in VALID.units]
+    assert predict(one.model, VALID.units).tolist() == alone
+    assert told[-1] == "network 2 of 2"
+
+
+def test_rows_from_an_archive_with_labels_left_out(tmp_path: Path) -> None:
+    (tmp_path / "tones").mkdir()
+    rows = []
+    for i in range(24):
+        label = ("high", "low", "odd")[i % 3]
+        path = write_tone(
+            tmp_path / "tones" / f"{i}.wav", {"high": 1800.0, "low": 200.0, "odd": 700.0}[label], i
+        )
+        split = "test" if i >= 18 else "train"
+        rows.append(Utterance(str(i), split, {"pitch": label}, audio=path, speaker=f"s{i % 2}"))
+    corpus = Corpus("tones", tuple(rows), {"pitch": ("high", "low", "odd")})
+    write_manifest(corpus, tmp_path / "tones" / "manifest.jsonl")
+    with tarfile.open(tmp_path / "tones.tar", "w") as archive:
+        archive.add(tmp_path / "tones", "tones")
+    row = TableRow(
+        name="t",
+        title="t",
+        source="tones.tar",
+        slots=("pitch",),
+        valid="utterances",
+        without={"pitch": ("odd",)},
+    )
+    source = find_source(row, tmp_path, tmp_path / "unpacked")
+    assert find_source(row, tmp_path, tmp_path / "unpacked") == source
+    read = read_row(row, source)
+    assert read.slots == {"pitch": ("high", "low")}
+    assert (read.splits()["test"], read.splits()["valid"] >= 1, sum(read.splits().values())) == (4, True, 16)
+    features = mfcc_features(read.utterances)
+    assert features[0].shape == (24, 39)
+    forms = dict(mfcc_units(features, range(10)))
+    assert [len(units[0]) == 24 for units in forms.values()] == [False, True, False, True]
+    units = forms["as they are, merged"]
+    high, low = (
+        {u for x, row in zip(units, read.utterances, strict=True) if row.labels["pitch"] == y for u in x}
+        for y in ("high", "low")
+    )
+    assert not high & low
+    assert np.isfinite(np.concatenate(features)).all()
