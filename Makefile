@@ -34,7 +34,7 @@ $(VENV)/user: $(VENV)/torch pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/developer: $(VENV)/torch pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,media,peft,prosody,server]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[datasets,dev,media,peft,prosody,server]'
 	touch $@ $(VENV)/user
 
 clean:
