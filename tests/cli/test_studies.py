@@ -116,6 +116,9 @@ def test_reproduce_prints_the_table_and_trains_nothing_twice(
     assert trainings == [[f"{ARABIC} seed 0"], [f"{ARABIC} seed 1"]]
     for prompt in done["prompts"]:
         assert (tmp_path / "table" / prompt / "prompt.safetensors").is_file()
+        section = json.loads((tmp_path / "table" / prompt / "section.json").read_text())
+        assert all(point["train_loss"] > 0 for point in section["learning"])
+        assert section["seconds"] > 0
     again = reproduce(ARABIC, "grabo:command", "voxforge:language", "--seeds", "3", "--json")
     assert trainings[2:] == [[f"{ARABIC} seed 2"]]
     assert again.document["rows"][0]["ngram"] == done["ngram"]

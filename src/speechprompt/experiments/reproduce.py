@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Literal
 
 from speechprompt.corpora.registry import list_corpora
@@ -26,9 +25,11 @@ from speechprompt.evaluation.reports import (
 from speechprompt.evaluation.summary import interval_groups
 from speechprompt.experiments.answers import SavedAnswers, accuracy_over_seeds, error_rate_over_seeds
 from speechprompt.experiments.demo import Stage
+from speechprompt.experiments.event_log import EventLog
 from speechprompt.experiments.paper_table import COLUMNS, PAPER_ROWS, PaperRow, paper_row
 from speechprompt.experiments.roots import CorpusRoot
 from speechprompt.experiments.row_run import AbsentCorpus, RowRun, open_row
+from speechprompt.experiments.sections import EVENTS
 from speechprompt.experiments.tables import (
     interval_cell,
     json_text,
@@ -190,18 +191,20 @@ class Study:
         key = hashlib.sha256(" ".join(str(folder.name) for folder in folders).encode()).hexdigest()[:12]
         title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs at once"
         steps = max(run.options.steps for run in runs)
-        started = perf_counter()
+        log = EventLog(self.out / "runs" / f"events-{key}.jsonl")
         with self.stage(f"training {title}") as update:
 
             def listen(event: Mapping[str, Any]) -> None:
+                log.add(event)
                 if "step" in event:
                     update(event["step"], steps, "")
 
             train_runs(self.spoken_lm.lm, runs, listen, self.out / "runs" / f"checkpoint-{key}.pt")
-        seconds = {"training_seconds": round(perf_counter() - started, 3)} if len(runs) == 1 else {}
+        seconds = {"training_seconds": log.seconds()} if len(runs) == 1 else {}
         for (row, _), run, folder in zip(group, runs, folders, strict=True):
             artifact = finish(run, self.spoken_lm, row.corpus)
             replace(artifact, metrics={**artifact.metrics, **seconds}).save(folder)
+        log.finish({run.name: folder / EVENTS for run, folder in zip(runs, folders, strict=True)})
 
     def _result(self, row: RowRun) -> RowResult:
         try:
