@@ -141,15 +141,39 @@ def test_a_missing_file_is_named(tmp_path, name, build, gone, said) -> None:
 
 
 def test_a_missing_test_archive_or_noise_folder_is_named(tmp_path) -> None:
+    name, out = "google-speech-commands-v1", tmp_path / "m.jsonl"
     trees.google_speech_commands(tmp_path / "root")
     (tmp_path / "root/speech_commands_test_set_v0.01").rename(tmp_path / "away")
     with refused(CorpusError, "speech_commands_test_set_v0.01", "--split-rule speaker-hash"):
-        prepare("google-speech-commands-v1", tmp_path / "root", tmp_path / "m.jsonl")
+        prepare(name, tmp_path / "root", out, split_rule="paper")
+    prepared = prepare(name, tmp_path / "root", out)
+    assert prepared.split_rule == "speaker-hash"
+    assert "no speech_commands_test_set_v0.01" in prepared.notices[0]
+    assert read(out)[0]["split_rule"].startswith("speaker-hash")
     (tmp_path / "root/speech_commands_v0.01/_background_noise_").rename(tmp_path / "noise")
     with refused(CorpusError, "_background_noise_"):
-        prepare(
-            "google-speech-commands-v1", tmp_path / "root", tmp_path / "m.jsonl", split_rule="speaker-hash"
-        )
+        prepare(name, tmp_path / "root", out, force=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "table", "clips"),
+    [
+        ("mustard", trees.mustard, "sarcasm_data.json", "mmsd_raw_data"),
+        ("mustard-plus-plus", trees.mustard_plus_plus, "mustard++_text.csv", "final_utterance_videos"),
+    ],
+)
+def test_clips_may_lie_beside_the_clone_of_the_annotations(tmp_path, name, build, table, clips) -> None:
+    build(tmp_path / "whole")
+    before = read(prepare(name, tmp_path / "whole", tmp_path / "before.jsonl").manifest)[1]
+    clone = tmp_path / "both" / "repository"
+    clone.mkdir(parents=True)
+    (tmp_path / "whole" / clips).rename(tmp_path / "both" / clips)
+    for path in list((tmp_path / "whole").iterdir()):
+        path.rename(clone / path.name)
+    assert (clone / table).is_file()
+    rows = read(prepare(name, tmp_path / "both", tmp_path / "after.jsonl").manifest)[1]
+    assert [{**row, "audio": ""} for row in rows] == [{**row, "audio": ""} for row in before]
+    assert all((tmp_path / row["audio"]).is_file() and ".." not in row["audio"] for row in rows)
 
 
 def test_a_rule_that_was_named_needs_its_list(tmp_path) -> None:

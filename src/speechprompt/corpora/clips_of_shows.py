@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 
 from speechprompt.corpora.source import AUDIO_SUFFIXES, VIDEO_SUFFIXES, Source, stem
 from speechprompt.corpora.splitting import dealt
@@ -10,15 +11,25 @@ from speechprompt.corpora.splitting import dealt
 SARCASM = ("not_sarcastic", "sarcastic")
 
 
-def clips(source: Source) -> dict[str, str]:
-    """The clips of a folder by name: extracted audio, else video (which the `media` extra reads)."""
-    found = {stem(path): path for path in source.files(suffixes=VIDEO_SUFFIXES)}
-    found |= {stem(path): path for path in source.files(suffixes=AUDIO_SUFFIXES)}
+def clips(source: Source, names: Collection[str]) -> dict[str, str]:
+    """The clips by name: extracted audio, else video (which the `media` extra reads).
+
+    Where some of `names` are missing, they may lie beside the folder of the annotations, as a clone and an
+    archive unpacked side by side do.
+    """
+    found = _clips_in(source, "")
+    if source.given != source.root and not found.keys() >= set(names):
+        found = _clips_in(source, os.path.relpath(source.given, source.root)) | found
     if any(path.lower().endswith(VIDEO_SUFFIXES) for path in found.values()):
         source.notice(
             "clips are video: reading them needs the `media` extra, or extract .wav files beside them"
         )
     return found
+
+
+def _clips_in(source: Source, folder: str) -> dict[str, str]:
+    found = {stem(path): path for path in source.files(folder, VIDEO_SUFFIXES)}
+    return found | {stem(path): path for path in source.files(folder, AUDIO_SUFFIXES)}
 
 
 def clip(source: Source, found: Mapping[str, str], name: str) -> str | None:

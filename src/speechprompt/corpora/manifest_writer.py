@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import posixpath
 import shutil
 import tempfile
 from collections import Counter
@@ -127,7 +128,10 @@ def _copy(header: Mapping[str, Any], body: IO[bytes], file: IO[bytes], compresse
 
 
 def _line(name: str, row: Row, prefix: str) -> dict[str, Any]:
-    line: dict[str, Any] = {"id": name, "audio": row.audio if prefix == "." else f"{prefix}/{row.audio}"}
+    audio = row.audio if prefix == "." else f"{prefix}/{row.audio}"
+    if row.audio.startswith("../"):  # beside the corpus folder
+        audio = posixpath.normpath(audio)
+    line: dict[str, Any] = {"id": name, "audio": audio}
     if row.start_seconds is not None:
         line["start_seconds"] = row.start_seconds
     if row.end_seconds is not None:

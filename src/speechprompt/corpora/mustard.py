@@ -53,7 +53,7 @@ def rows(source: Source) -> Iterator[Row]:
     """The clips in the order of the annotations, which is what the split file counts in."""
     table = source.require("sarcasm_data.json", "data/sarcasm_data.json")
     entries = read_records(table, keys=("show", "speaker", "sarcasm"))
-    found, marks = clips(source), _marks(source, entries)
+    found, marks = clips(source, entries.keys()), _marks(source, entries)
     speakers = [(entry["show"], entry["speaker"]) for entry in entries.values()]
     disjoint = by_speaker(speakers, source.seed_or(0))
     for place, (name, entry) in enumerate(entries.items()):

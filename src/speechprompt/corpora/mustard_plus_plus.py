@@ -48,7 +48,7 @@ def rows(source: Source) -> Iterator[Row]:
     pairs = {key: (line["SHOW"], line["SPEAKER"]) for key, line in lines.items()}
     disjoint = by_speaker(list(pairs.values()), source.seed_or(0))
     marks = shuffled_tenths(len(lines), source.seed_or(0))
-    found = clips(source)
+    found = clips(source, lines.keys())
     for place, (key, line) in enumerate(lines.items()):
         audio = clip(source, found, key)
         if audio is None:

@@ -107,13 +107,17 @@ def _silence(source: Source, main: str, wanted: dict[str, int]) -> Iterator[Row]
             )
 
 
-def _test_folder(source: Source, test: str) -> str:
+def _test_folder(source: Source, test: str) -> str | None:
+    """The official test archive; without it the rule becomes `speaker-hash`, unless `paper` was asked for."""
     if source.path(test).is_dir():
         return test
-    raise CorpusError(
-        f"{source.root} has no {test}; unpack the official test archive there, or pass --split-rule "
-        f"speaker-hash"
-    )
+    if source.rule_was_named:
+        raise CorpusError(
+            f"{source.root} has no {test}; unpack the official test archive there, or pass --split-rule "
+            f"speaker-hash"
+        )
+    source.fall_back("speaker-hash", f"no {test}; unpack the official test archive beside the other")
+    return None
 
 
 def _official_test(source: Source, test: str) -> Iterator[Row]:
