@@ -106,6 +106,19 @@ def test_every_method_answers_and_nothing_is_measured_twice(study: Study, tmp_pa
     assert document["lines"][0]["facts"]["lm_fingerprint"] == SPOKEN.lm.fingerprint
 
 
+def test_tuning_shows_validation_and_no_test(study: Study, tmp_path: Path) -> None:
+    table_of(study)
+    tuning = another(tmp_path, tuning=True)
+    words, both = table_of(tuning)
+    assert (tuning.measured, dict(words.accuracy), dict(both.differences)) == (0, {}, {})
+    cells = words.facts["cells"]["prompt"]
+    assert words.valid["prompt"] == pytest.approx(np.mean([cell["valid_accuracy"] for cell in cells]))
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert f"valid {100 * both.valid['prompt']:.1f}" in text
+    assert "no test is shown" in text
+    assert "[" not in text
+
+
 def test_a_changed_input_measures_only_what_depends_on_it(study: Study, tmp_path: Path) -> None:
     table_of(study, "words")
     declared = tmp_path / "table.toml"

@@ -1,61 +1,32 @@
-"""The commands `pretrain tokenizer`, `pretrain kmeans` and `pretrain lm`: from unlabelled audio to a spoken LM."""
+"""The commands `pretrain tokenizer` and `pretrain kmeans`, and the group that `pretrain lm` belongs to."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from inspect import Parameter
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from speechprompt.cli.commands import Device, Force, Out, Threads, add_command, check_writable, names_of
 from speechprompt.cli.materials import chosen_device
-from speechprompt.cli.pretraining_sources import (
-    learnable_audio,
-    open_tokenizer,
-    read_units,
-    tokenizer_name,
+from speechprompt.cli.pretrain_lm import lm
+from speechprompt.cli.pretraining_run import (
+    NO_FLAGS,
+    Name,
+    Sources,
+    SplitFields,
+    Tokenizer,
+    Untested,
+    given,
+    lm_flags,
+    replaced,
+    resumable,
+    tokenizer_flags,
 )
+from speechprompt.cli.pretraining_sources import learnable_audio, open_tokenizer
 from speechprompt.cli.terminal import Terminal, pairs
 from speechprompt.cli.train import Config
-from speechprompt.cli.training_options import NOTHING, option_flag
-
-if TYPE_CHECKING:
-    from speechprompt.pretraining.run_folder import Progress
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE...", help="Folders, manifests, tables or data set ids; labels are not read."
-    ),
-]
-Tokenizer = Annotated[
-    str, typer.Option("--tokenizer", metavar="NAME", help="A published tokenizer, or a tokenizer's folder.")
-]
-Name = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="What to call it; by default the folder's name.")
-]
-SplitFields = Annotated[
-    str,
-    typer.Option(
-        "--split-fields",
-        metavar="A,B",
-        help="A row trains only where all of these fields that it has say train.",
-    ),
-]
-
-Untested = Annotated[
-    str | None,
-    typer.Option(
-        "--untested",
-        metavar="A,B",
-        help="Corpora among the sources that no test scores: all their rows train.",
-    ),
-]
 
 
 def register(app: typer.Typer, wanted: Sequence[str]) -> None:
@@ -65,13 +36,11 @@ def register(app: typer.Typer, wanted: Sequence[str]) -> None:
         rich_markup_mode=None,
     )
     called = "pretrain" in wanted
-    tokenizer_flags = _tokenizer_flags() if called and "tokenizer" in wanted else []
-    lm_flags = _lm_flags() if called and "lm" in wanted else []
     add_command(
         group,
         tokenizer,
         "speechprompt pretrain tokenizer speech/ --config recipes/tiny/tokenizer.toml --out tokenizer",
-        flags=tokenizer_flags or _NO_FLAGS,
+        flags=tokenizer_flags() if called and "tokenizer" in wanted else NO_FLAGS,
     )
     add_command(
         group, kmeans, "speechprompt pretrain kmeans speech/ --tokenizer tokenizer --out tokenizer-200"
@@ -80,31 +49,9 @@ def register(app: typer.Typer, wanted: Sequence[str]) -> None:
         group,
         lm,
         "speechprompt pretrain lm units.jsonl.gz --tokenizer hubert-base-l6-km100 --out lms/mine",
-        flags=lm_flags or _NO_FLAGS,
+        flags=lm_flags() if called and "lm" in wanted else NO_FLAGS,
     )
     app.add_typer(group, name="pretrain")
-
-
-def _tokenizer_flags() -> list[Parameter]:
-    from speechprompt.pretraining.tokenizer_kinds import KINDS, MEL_HUBERT
-
-    return _flags_of(KINDS[MEL_HUBERT].options)
-
-
-def _lm_flags() -> list[Parameter]:
-    from speechprompt.pretraining.unit_lm_options import UnitLmOptions
-
-    return _flags_of(UnitLmOptions)
-
-
-def _flags_of(kind: type[Any]) -> list[Parameter]:
-    from speechprompt.pretraining.options import flat_fields
-
-    return [option_flag(name, hint, default) for name, (hint, default) in flat_fields(kind).items()]
-
-
-_NO_FLAGS = [option_flag("seed", int, 0)]
-"""Stands in where a command is listed, not called."""
 
 
 def tokenizer(
@@ -136,7 +83,7 @@ def tokenizer(
     place, started = chosen_device(device, threads), perf_counter()
     with resumable(terminal, out, "tokenizer") as (work, progress):
         made = kind.pretrain(name or out.name, utterances, work, options, device=place, progress=progress)
-        made.save(_replaced(out, force))
+        made.save(replaced(out, force))
     document = {
         "tokenizer": str(out),
         "name": made.name,
@@ -179,7 +126,7 @@ def kmeans(
     old = open_tokenizer(tokenizer, chosen_device(device, threads))
     with resumable(terminal, out, "k-means") as (work, progress):
         made = refitted(old, name or out.name, utterances, work, options, progress)
-        made.save(_replaced(out, force))
+        made.save(replaced(out, force))
     document = {
         "tokenizer": str(out),
         "name": made.name,
@@ -187,115 +134,3 @@ def kmeans(
         "fingerprint": made.fingerprint,
     }
     terminal.show(document, pairs(document))
-
-
-def lm(
-    terminal: Terminal,
-    sources: Sources,
-    tokenizer: Tokenizer,
-    out: Out,
-    changes: Mapping[str, Any],
-    name: Name = None,
-    version: Annotated[str, typer.Option("--version", help="The part of its name after @.")] = "1",
-    license: Annotated[
-        str | None, typer.Option("--license", metavar="TEXT", help="Under which licence it may be used.")
-    ] = None,
-    without: Annotated[
-        str | None,
-        typer.Option("--without", metavar="A,B", help="Corpora among the sources, by name, to leave out."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude", metavar="SOURCE", help="Learn no unit sequence that occurs in any row of it."
-        ),
-    ] = None,
-    held_out: Annotated[
-        float, typer.Option("--held-out", min=0.0001, max=0.5, help="Share that measures bits per unit.")
-    ] = 0.01,
-    stored: Annotated[
-        Literal["float32", "float16", "bfloat16"],
-        typer.Option("--stored", help="What its weights are kept in."),
-    ] = "float16",
-    config: Config = None,
-    split_fields: SplitFields = "split,official_split",
-    untested: Untested = None,
-    force: Force = False,
-    device: Device = "auto",
-    threads: Threads = None,
-) -> None:
-    """Pretrain a unit LM (GSLM's architecture at any size) and leave a spoken LM for `--lm PATH`.
-
-    A source brings units, audio (encoded first) or is a unit store. Only training rows teach, each distinct unit
-    sequence once, and none that a validation or test row also has. While it runs, PATH.run holds the state: the
-    same command goes on where a stopped one was.
-    """
-    from speechprompt.pretraining.lm_folder import LmIdentity, pretrain_lm_folder
-    from speechprompt.pretraining.material import gather
-    from speechprompt.pretraining.options import read_options
-    from speechprompt.pretraining.unit_lm_options import UnitLmOptions
-    from speechprompt.spoken_lm_folder import check_folder_output
-
-    options = read_options(UnitLmOptions, given(changes))
-    check_folder_output(out, force)
-    check_writable(out)
-    fields = names_of(split_fields) or []
-    place, started = chosen_device(device, threads), perf_counter()
-    part = tokenizer_name(tokenizer, place)
-    corpora = read_units(terminal, sources, part, fields, names_of(without) or [], names_of(untested) or [])
-    excluded = read_units(terminal, exclude or [], part, None)
-    material = gather(corpora, excluded, fields, held_out)
-    terminal.say(
-        f"{len(material.taught):,} sequences, {sum(map(len, material.taught)):,} units to learn from; "
-        f"{len(material.held_out):,} held out, {material.left_out:,} left out"
-    )
-    identity = LmIdentity(name or out.name, version, part.name, part.unit_count, part.folder, license)
-    with resumable(terminal, out, "unit LM") as (work, progress):
-        record = pretrain_lm_folder(
-            material,
-            identity,
-            out,
-            work,
-            options,
-            stored=stored,
-            device=place,
-            progress=progress,
-            force=force,
-        )
-    document = {"lm": str(out), **record, "seconds": round(perf_counter() - started, 1)}
-    facts = {
-        key.replace("_", " "): value for key, value in document.items() if key not in ("options", "material")
-    }
-    terminal.show(document, pairs(facts), f"next: speechprompt train SOURCE --lm {out} --out prompts/TASK")
-
-
-def given(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a flag or the configuration file gave."""
-    return {name: None if value == NOTHING else value for name, value in changes.items() if value is not None}
-
-
-@contextmanager
-def resumable(terminal: Terminal, out: Path, title: str) -> Iterator[tuple[Path, Progress]]:
-    """The folder `OUT.run` and how a pretraining tells where it stands; the folder goes when all is done."""
-    work = out.with_name(out.name + ".run")
-    with terminal.progress(title) as shown:
-        seen: dict[str, str] = {}
-
-        def progress(record: Mapping[str, float | int | str]) -> None:
-            for key, value in record.items():
-                if key not in ("step", "steps"):
-                    seen[key] = f"{value:.3f}" if isinstance(value, float) else str(value)
-            text = "  ".join(f"{key.replace('_', ' ')} {value}" for key, value in seen.items())
-            shown.update(int(record.get("step", 0)), int(record.get("steps", 0)) or None, text)
-
-        try:
-            yield work, progress
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; the same command goes on from {work}") from None
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def _replaced(out: Path, force: bool) -> Path:
-    if force and out.exists():
-        shutil.rmtree(out)
-    return out

@@ -20,6 +20,56 @@ if TYPE_CHECKING:
 
 OUT = Path("speechprompt-table")
 
+Rows = Annotated[
+    Path,
+    typer.Argument(metavar="FILE.toml", help="The rows: sources, protocols, options of the methods."),
+]
+Material = Annotated[
+    Path,
+    typer.Option(
+        "--material",
+        metavar="FOLDER",
+        envvar="SPEECHPROMPT_MATERIAL",
+        help="Where the rows' sources lie.",
+    ),
+]
+LmFolders = Annotated[
+    list[str] | None,
+    typer.Option("--lm", metavar="NAME=FOLDER", help="The folder of a spoken LM that rows name; repeatable."),
+]
+Chosen = Annotated[str | None, typer.Option("--rows", metavar="A,B", help="Rows to measure; by default all.")]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="A,B",
+        help="Methods: majority, n-gram, mfcc n-gram, probe, prompt, cnn, finetune.",
+    ),
+]
+SeedCount = Annotated[
+    int | None, typer.Option("--seeds", min=1, help="Trainings of a row with fixed splits.")
+]
+Budget = Annotated[
+    float | None, typer.Option("--budget-minutes", min=0, help="Begin no cell after so many minutes.")
+]
+Tuning = Annotated[
+    bool,
+    typer.Option("--tuning", help="Show accuracy on validation instead of the test, to choose options by."),
+]
+Cells = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where measured cells are kept.")]
+Unpacked = Annotated[
+    Path | None,
+    typer.Option(
+        "--unpacked", metavar="FOLDER", help="Where archives are unpacked; by default FOLDER/audio."
+    ),
+]
+Page = Annotated[
+    Path | None,
+    typer.Option(
+        "--write", metavar="FILE.md", help="The table; FILE.json beside it. By default FOLDER/table.md."
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -32,57 +82,17 @@ def register(app: typer.Typer) -> None:
 
 def table(
     terminal: Terminal,
-    declaration: Annotated[
-        Path,
-        typer.Argument(metavar="FILE.toml", help="The rows: sources, protocols, options of the methods."),
-    ],
-    material: Annotated[
-        Path,
-        typer.Option(
-            "--material",
-            metavar="FOLDER",
-            envvar="SPEECHPROMPT_MATERIAL",
-            help="Where the rows' sources lie.",
-        ),
-    ] = Path(),
-    lm: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--lm", metavar="NAME=FOLDER", help="The folder of a spoken LM that rows name; repeatable."
-        ),
-    ] = None,
-    rows: Annotated[
-        str | None, typer.Option("--rows", metavar="A,B", help="Rows to measure; by default all.")
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            "--columns",
-            metavar="A,B",
-            help="Methods: majority, n-gram, mfcc n-gram, probe, prompt, cnn, finetune.",
-        ),
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Trainings of a row with fixed splits.")
-    ] = None,
-    budget_minutes: Annotated[
-        float | None, typer.Option("--budget-minutes", min=0, help="Begin no cell after so many minutes.")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Where measured cells are kept.")
-    ] = OUT,
-    unpacked: Annotated[
-        Path | None,
-        typer.Option(
-            "--unpacked", metavar="FOLDER", help="Where archives are unpacked; by default FOLDER/audio."
-        ),
-    ] = None,
-    write: Annotated[
-        Path | None,
-        typer.Option(
-            "--write", metavar="FILE.md", help="The table; FILE.json beside it. By default FOLDER/table.md."
-        ),
-    ] = None,
+    declaration: Rows,
+    material: Material = Path(),
+    lm: LmFolders = None,
+    rows: Chosen = None,
+    columns: Columns = None,
+    seeds: SeedCount = None,
+    budget_minutes: Budget = None,
+    tuning: Tuning = False,
+    out: Cells = OUT,
+    unpacked: Unpacked = None,
+    write: Page = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -120,6 +130,7 @@ def table(
         seeds or declared.seeds,
         methods,
     )
+    study.tuning = tuning
     if budget_minutes is not None:
         study.deadline = time.monotonic() + 60 * budget_minutes
     try:

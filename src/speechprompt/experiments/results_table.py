@@ -29,7 +29,13 @@ from speechprompt.experiments.table_rounds import (
     rounds_of,
 )
 from speechprompt.experiments.table_rows import DRAWN, METHODS, Declaration, TableRow
-from speechprompt.experiments.tables import interval_cell, json_text, markdown_table, write_whole
+from speechprompt.experiments.tables import (
+    interval_cell,
+    json_text,
+    markdown_table,
+    share_cell,
+    write_whole,
+)
 from speechprompt.metrics import Interval, accuracy_interval, paired_difference_interval
 from speechprompt.prompting.train import versions
 from speechprompt.speech.manifest import Corpus
@@ -46,7 +52,8 @@ CEILINGS = ("cnn", "finetune")
 class Line:
     """A line of the table: a row on one LM, with `shots` one point of a learning curve.
 
-    `accuracy` holds an interval a method, `differences` prompt minus the method on the same utterances.
+    `accuracy` holds an interval a method, `differences` prompt minus the method on the same utterances, `valid` the
+    mean accuracy on validation of the methods that choose there.
     """
 
     name: str
@@ -59,6 +66,7 @@ class Line:
     rounds: int | None = None
     accuracy: Mapping[str, Interval] = field(default_factory=dict)
     differences: Mapping[str, Interval] = field(default_factory=dict)
+    valid: Mapping[str, float] = field(default_factory=dict)
     trained_parameters: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     remark: str = ""
@@ -73,12 +81,18 @@ class Line:
             "" if self.rounds is None else str(self.rounds),
             self.known,
             self.aim,
-            *(interval_cell(self.accuracy.get(method)) for method in METHODS),
+            *(self._cell(method) for method in METHODS),
             "" if self.trained_parameters is None else f"{self.trained_parameters:,}",
             interval_cell(self.differences.get("n-gram"), signed=True),
             interval_cell(ceiling, signed=True),
             self.remark,
         )
+
+    def _cell(self, method: str) -> str:
+        """The test's interval; where the test is not shown, the accuracy on validation."""
+        if self.accuracy:
+            return interval_cell(self.accuracy.get(method))
+        return f"valid {share_cell(self.valid[method])}" if method in self.valid else ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and words."""
@@ -89,7 +103,8 @@ class Line:
 class Study:
     """What all rows share. `lms` loads a spoken LM by the name that rows use; `out` holds the cells.
 
-    No cell is begun after `deadline` (`time.monotonic()`); `columns` None takes each row's own.
+    No cell is begun after `deadline` (`time.monotonic()`); `columns` None takes each row's own. `tuning` shows
+    accuracy on validation only, so that options can be chosen without a look at a test.
     """
 
     declaration: Declaration
@@ -101,10 +116,12 @@ class Study:
     seeds: int
     columns: Sequence[str] | None = None
     deadline: float | None = None
+    tuning: bool = False
     loaded: dict[str, SpokenLM] = field(default_factory=dict)
     features: FeatureCache = field(default_factory=FeatureCache)
     measured: int = 0
     reused: int = 0
+    _held: tuple[object, Corpus] | None = None
 
     def lines(self, row: TableRow) -> list[Line]:
         """A row's lines: one for each LM, and for each point of its learning curve."""
@@ -123,7 +140,7 @@ class Study:
     def _line(self, row: TableRow, name: str, shot: int | None, line: Line) -> Line:
         source = find_source(row, self.material, self.unpacked)
         spoken_lm = self._lm(name)
-        corpus = self._encoded(read_row(row, source), spoken_lm, row)
+        corpus = self._encoded(row, source, spoken_lm)
         rounds = rounds_of(row, corpus, self.seeds, shot)
         methods = [m for m in METHODS if m in row.columns and (self.columns is None or m in self.columns)]
         if any(u.audio is None for u in corpus.utterances):
@@ -133,7 +150,8 @@ class Study:
         missing = [m for m in methods if m not in whole]
         facts = _facts(spoken_lm, corpus, row, whole, self.declaration)
         remark = f"not measured yet: {', '.join(missing)}" if missing else ""
-        return replace(_scored(line, row, rounds, whole), facts=facts, remark=remark)
+        line = replace(line, facts=facts, remark=remark, valid=_validated(whole), rounds=len(rounds))
+        return line if self.tuning else _scored(line, row, rounds, whole)
 
     def _lm(self, name: str) -> SpokenLM:
         if name not in self.loaded:
@@ -143,11 +161,18 @@ class Study:
                 raise AbsentMaterial(f"spoken LM {name} ({error}); name its folder with --lm") from None
         return self.loaded[name]
 
-    def _encoded(self, corpus: Corpus, spoken_lm: SpokenLM, row: TableRow) -> Corpus:
-        with self.stage(f"{row.name}: encoding") as update:
-            return encode_corpus(
-                corpus, spoken_lm, listener=lambda done, total: update(done, total, "clips")
-            ).corpus
+    def _encoded(self, row: TableRow, source: Path, spoken_lm: SpokenLM) -> Corpus:
+        """The row's corpus with units; that of the line before is kept, since a learning curve asks again."""
+        identity = (row, spoken_lm.name)
+        if self._held is None or self._held[0] != identity:
+            with self.stage(f"{row.name}: encoding") as update:
+                found = encode_corpus(
+                    read_row(row, source),
+                    spoken_lm,
+                    listener=lambda done, total: update(done, total, "clips"),
+                )
+            self._held = identity, found.corpus
+        return self._held[1]
 
     def _cells(
         self, row: TableRow, method: str, rounds: Sequence[Round], spoken_lm: SpokenLM, shot: int | None
@@ -185,12 +210,14 @@ class ResultsTable:
 
     def markdown(self) -> str:
         """The table with the sentence that says how to read it."""
-        seeds = self.settings["seeds"]
         about = (
-            f"Accuracy in percent with 95 % intervals (one bootstrap over seeds, then speakers where known, else "
-            f"utterances); all slots must be right. {seeds} seeds, or a fold each; everything is chosen on validation. "
-            "A difference is paired; it beats when its interval excludes zero. `trained`: parameters of the prompt."
+            "Accuracy in percent with 95 % intervals (one bootstrap over seeds, then speakers where known, else "
+            f"utterances); all slots must be right. {self.settings['seeds']} seeds, or a fold each; everything is "
+            "chosen on validation. A difference is paired; it beats when its interval excludes zero. `trained`: "
+            "parameters of the prompt."
         )
+        if self.settings["shown"] == "valid":
+            about = "Accuracy in percent on validation, to choose options by; no test is shown."
         shown = [i for i, _ in enumerate(HEADINGS) if any(line.cells()[i] for line in self.lines)]
         rows = [[line.cells()[i] for i in shown] for line in self.lines]
         return f"{about}\n\n{markdown_table([HEADINGS[i] for i in shown], rows)}\n"
@@ -217,6 +244,7 @@ def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTa
 def _settings(study: Study) -> dict[str, Any]:
     return {
         "seeds": study.seeds,
+        "shown": "valid" if study.tuning else "test",
         "cells_measured": study.measured,
         "cells_reused": study.reused,
         "machine": platform.machine(),
@@ -241,11 +269,20 @@ def _scored(line: Line, row: TableRow, rounds: Sequence[Round], cells: Mapping[s
     return replace(
         line,
         utterances=len(test),
-        rounds=len(rounds),
         accuracy={method: accuracy_interval(table, groups) for method, table in right.items()},
         differences=differences,
         trained_parameters=None if not prompts else max(cell.trained_parameters for cell in prompts),
     )
+
+
+def _validated(cells: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
+    """Mean accuracy on validation of the methods that choose there."""
+    means = {}
+    for method, found in cells.items():
+        reached = [cell.valid_accuracy for cell in found if cell.valid_accuracy is not None]
+        if reached:
+            means[method] = float(np.mean(reached))
+    return means
 
 
 def _right(cells: Sequence[Cell], rounds: Sequence[Round], folded: bool) -> NDArray[np.bool_]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
+from torch import Tensor
+
 from speechprompt.errors import UsageError
 from speechprompt.evaluation.baselines import LABEL_JOINT, NgramBaseline
 from speechprompt.evaluation.ensembles import ensemble_scores
@@ -78,7 +80,7 @@ class Measure:
         heard = self.method == "mfcc n-gram"
         parts: dict[str, Any] = {
             "method": [self.method, VERSIONS[self.method]],
-            "material": self.round.audio_digest() if heard else self.round.units_digest(),
+            "material": self.round.audio_digest if heard else self.round.units_digest,
             "options": dict(self.options),
             "seed": self.round.seed,
         }
@@ -150,7 +152,7 @@ class Measure:
         trained = train_cnn(train, valid, counts, options, self.round.seed, update)
         best = dict(zip(slots, predict(trained.model, test.units).T.tolist(), strict=True))
         parameters = sum(p.numel() for p in trained.model.parameters())
-        return Cell(_joined(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
+        return Cell(_named(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
 
     def _trained(self, update: Update) -> Cell:
         """A prompt, an ensemble of prompts, or the whole LM fine-tuned."""
@@ -158,25 +160,26 @@ class Measure:
         train, valid, test = self._examples()
         slots = self.round.task.slots
         start = prompt_run if self.method == "prompt" else finetuning_run
-        artifacts, parameters, reached, scores = [], 0, [], {}
+        artifacts, parameters, scores = [], 0, {}
         for member in range(members):
             chosen = options.model_copy(update={"seed": options.seed + _MEMBER_SEEDS * member})
             lm, run = start(self.spoken_lm.lm, self.round.task, chosen, train, valid)
             self._train(lm, run, member, update)
             parameters += run.entry.trained_parameters()
-            reached.append(run.progress.best_accuracy)
             if members == 1:
-                scores = scores_of(lm, run.entry, test)
+                scores, reached = scores_of(lm, run.entry, test), run.progress.best_accuracy
             else:
                 artifacts.append(finish(run, self.spoken_lm, self.round.corpus))
-        if members > 1:
-            scores = ensemble_scores(self.spoken_lm.lm, artifacts, self.round.rows("test"))
-        best = {slot: scores[slot].argmax(1).tolist() for slot in slots}
-        mean = sum(reached) / members
+        if artifacts:
+            scores, told = (
+                ensemble_scores(self.spoken_lm.lm, artifacts, self.round.rows(split))
+                for split in ("test", "valid")
+            )
+            reached = accuracy(self.round.labels("valid"), _joined(slots, told))
         details = {"prompts": members, "steps": run.progress.step, "best_step": run.progress.best_step}
         if self.method == "prompt":
             details["prompt_length"] = run.entry.prompt.length
-        return Cell(_joined(slots, best), parameters, 0, mean, details)
+        return Cell(_joined(slots, scores), parameters, 0, reached, details)
 
     def _train(self, lm: Any, run: Run, member: int, update: Update) -> None:
         def listen(event: Mapping[str, Any]) -> None:
@@ -221,8 +224,11 @@ def check_options(method: str, values: Mapping[str, Any]) -> None:
             raise UsageError("'ensemble' is for prompts; a fine-tuned LM answers alone")
 
 
-def _joined(slots: Mapping[str, Sequence[str]], best: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    count = len(next(iter(best.values())))
-    return tuple(
-        LABEL_JOINT.join(labels[best[slot][row]] for slot, labels in slots.items()) for row in range(count)
-    )
+def _joined(slots: Mapping[str, Sequence[str]], scores: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The best label of every slot as one, from scores (n,C)."""
+    return _named(slots, {slot: scores[slot].argmax(1).tolist() for slot in slots})
+
+
+def _named(slots: Mapping[str, Sequence[str]], best: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    columns = [[labels[i] for i in best[slot]] for slot, labels in slots.items()]
+    return tuple(LABEL_JOINT.join(row) for row in zip(*columns, strict=True))

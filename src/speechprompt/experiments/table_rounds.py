@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from speechprompt.errors import CorpusError, WorkError
@@ -40,12 +41,14 @@ class Round:
         """All slots of each utterance as one label."""
         return slot_labels([{s: u.labels[s] for s in self.task.slots} for u in self.rows(split)], WHOLE)
 
+    @cached_property
     def units_digest(self) -> str:
         """Hash of every utterance's split, name, labels and units."""
         return self._digest(
             [b"" if u.units is None else u.units.ids.tobytes() for u in self.corpus.utterances]
         )
 
+    @cached_property
     def audio_digest(self) -> str:
         """The same with audio instead of units. CorpusError when there is none."""
         keys = []

@@ -61,17 +61,7 @@ def pretrain_lm_folder(
         progress=progress,
     )
     model = rounded(trained.model, stored)
-    held_out = lm_rows(material.held_out, identity.unit_count, options.max_units)
-    record = {
-        "name": f"{identity.name}@{identity.version}",
-        "tokenizer": identity.tokenizer,
-        "unit_count": identity.unit_count,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "stored_as": stored,
-        "bits_per_unit": round(bits_per_unit(model, held_out), 4),
-        "options": asdict(options),
-        "material": material.to_json(),
-    }
+    record = _record(model, material, identity, options, stored)
     torch.nn.Module.to(model, _DTYPES[stored])  # transformers' own `to` defies type checkers
     write_folder(
         out,
@@ -85,6 +75,26 @@ def pretrain_lm_folder(
         {RECORD: json.dumps(record, indent=1) + "\n", "README.md": model_card(record, identity.license)},
     )
     return record
+
+
+def _record(
+    model: GslmForCausalLM,
+    material: UnitMaterial,
+    identity: LmIdentity,
+    options: UnitLmOptions,
+    stored: Stored,
+) -> dict[str, Any]:
+    held_out = lm_rows(material.held_out, identity.unit_count, options.max_units)
+    return {
+        "name": f"{identity.name}@{identity.version}",
+        "tokenizer": identity.tokenizer,
+        "unit_count": identity.unit_count,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "stored_as": stored,
+        "bits_per_unit": round(bits_per_unit(model, held_out), 4),
+        "options": asdict(options),
+        "material": material.to_json(),
+    }
 
 
 @torch.no_grad()
