@@ -22,7 +22,7 @@ def tone(
 ) -> Waveform:
     """A buzz that follows f0 (S,) in Hz: harmonics falling as 1/k, between silences of 0.2 s.
 
-    In cosine phase, pulse-like as a voice is; of a sawtooth (sine phase) YAAPT and this tracker halve the pitch.
+    In cosine phase, pulse-like as a voice is.
     """
     random, phase = np.random.default_rng(seed), 2 * np.pi * np.cumsum(f0) / rate
     limit = 0.45 * rate
@@ -61,6 +61,50 @@ def test_sweeps_with_noise(low: int, high: int) -> None:
     assert float(np.median(np.abs(found / true - 1))) < 0.03
 
 
+def waves_of(f0: float) -> dict[str, np.ndarray]:
+    """A second of signals of one F0 whose harmonics or phases are unlike a voice's.
+
+    A square wave is not among them: its square is constant, and over 250 Hz its pitch is halved.
+    """
+    times = np.arange(RATE) / RATE
+    phase = 2 * np.pi * f0 * times
+    pulses = np.zeros(RATE)
+    pulses[np.arange(0, RATE, RATE / f0).astype(int)] = 1
+    return {
+        "sawtooth": 2 * (f0 * times % 1) - 1,
+        "pulses": pulses,
+        "no fundamental": sum(np.cos(k * phase) for k in range(2, int(3400 / f0))),
+        "telephone": sum(np.cos(k * phase) / k for k in range(1, int(3400 / f0)) if k * f0 > 300),
+        "sine": np.sin(phase),
+    }
+
+
+@pytest.mark.parametrize("f0", [75, 100, 140, 200, 280, 350])
+def test_signals_that_are_no_voices(f0: int) -> None:
+    silence = np.zeros(RATE // 5)
+    named = waves_of(float(f0))
+    clips = [np.concatenate([silence, wave, silence]).astype(np.float32) for wave in named.values()]
+    tracks = TRACKER.track(clips, RATE)
+    errors = {
+        name: gross_errors(tone_frames(track, 1.0), np.full(184, float(f0)))
+        for name, track in zip(named, tracks, strict=True)
+    }
+    assert max(errors.values()) <= 0.03, errors
+
+
+@pytest.mark.parametrize("f0", [100, 180, 300])
+def test_vibrato_and_noise(f0: int) -> None:
+    vibrato = f0 * (1 + 0.05 * np.sin(2 * np.pi * 5.5 * np.arange(RATE) / RATE))
+    found = tone_frames(TRACKER.track([tone(vibrato)], RATE)[0], 1.0)
+    assert gross_errors(found, vibrato[::80][SETTLED]) == 0
+    plain = tone(np.full(RATE, float(f0)))
+    noise = np.random.default_rng(0).standard_normal(len(plain)).astype(np.float32)
+    for decibels in (20, 10, 5):
+        level = np.sqrt(np.mean(plain**2) / 10 ** (decibels / 10)).astype(np.float32)
+        found = tone_frames(TRACKER.track([plain + level * noise], RATE)[0], 1.0)
+        assert gross_errors(found, np.full(len(found), float(f0))) <= 0.03
+
+
 def test_jitter() -> None:
     random = np.random.default_rng(0)
     f0 = 120 * (1 + 0.02 * np.repeat(random.standard_normal(RATE // 80), 80))
@@ -82,6 +126,11 @@ def hostile() -> dict[str, tuple[Waveform, int]]:
     pulses[np.cumsum(random.integers(350, 900, 20))] = 1.0
     vowel = tone(np.full(RATE, 120.0))
     children = tone(np.full(RATE, 480.0))
+    creak = np.zeros(2 * RATE, np.float32)
+    creak[np.cumsum(RATE / random.uniform(30, 60, 55)).astype(int)] = 1.0  # 30 to 60 pulses a second
+    creak = np.convolve(creak, np.exp(-np.arange(400) / 60) * np.cos(np.arange(400) * 0.3), "same")
+    fricative = np.convolve(noise, [1, -1, 0.9, -0.9], "same")
+    formants = np.convolve(noise, np.exp(-np.arange(200) / 40) * np.cos(np.arange(200) * 0.25), "same")
     clips = {
         "silent": np.zeros(RATE, np.float32),
         "constant": np.full(RATE, 0.3, np.float32),
@@ -89,7 +138,11 @@ def hostile() -> dict[str, tuple[Waveform, int]]:
         "tiny": noise[:1],
         "short": noise[:79],
         "one frame": noise[:400],
-        "creaky": pulses,
+        "creaky": creak,
+        "irregular pulses": pulses,
+        "fricative": fricative,
+        "whispered vowel": formants,
+        "two frames": noise[:160],
         "children": children,
         "one click": np.eye(1, RATE, 8000, dtype=np.float32)[0],
         "clipped": np.clip(vowel * 100, -1, 1),
@@ -117,7 +170,7 @@ def test_level_does_not_matter() -> None:
     clip = tone(np.geomspace(100, 180, RATE), noise=0.1)
     for scale in (1e-4, 30.0):
         assert TRACKER.track([clip * np.float32(scale)], RATE)[0] == pytest.approx(
-            TRACKER.track([clip], RATE)[0], rel=1e-3
+            TRACKER.track([clip], RATE)[0], rel=0.02
         )
 
 
@@ -137,10 +190,7 @@ def test_a_clip_alone_is_the_clip_in_any_batch() -> None:
     together = TRACKER.track(clips, RATE)
     for clip, track in zip(clips, together, strict=True):
         alone = TRACKER.track([clip], RATE)[0]
-        # kernels round by the shape of the batch: two peaks that tie may swap
-        differing = ~np.isclose(track, alone, rtol=1e-3)
-        assert differing.mean() <= 0.01
-        assert ((alone > 0) == (track > 0)).all()
+        assert track.tolist() == alone.tolist()
 
 
 def test_the_tracker_is_a_tracker() -> None:

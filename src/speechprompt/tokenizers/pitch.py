@@ -16,12 +16,14 @@ from torch.nn import functional
 
 from speechprompt.tokenizers.pitch_candidates import (
     CORRELATION_FRAME,
+    ENERGY_FRAME,
     HIGHEST,
     LOWEST,
     RATE,
     SPECTRUM_FRAME,
     correlation_candidates,
     frames_of,
+    in_blocks,
     low_band,
     low_frequency_energy,
     spectral_candidates,
@@ -40,15 +42,18 @@ from speechprompt.tokenizers.protocol import Waveform
 PEAK = 0.95
 MARGIN_SECONDS = 0.010
 SAMPLE_RATE = 16000
-BATCH_SECONDS = 4
+BATCH_SECONDS = 16
 
 VOICED_ENERGY, SILENT_ENERGY = 0.75, 0.1
-PEAK_THRESHOLD = 0.25
 MERIT_BOOST = 0.20
 SILENT_MERIT = 0.99
 VOICED_WEIGHT, CHANGE_WEIGHT, UNVOICED_WEIGHT, LOCAL_WEIGHT = 0.15, 0.5, 0.1, 0.9
 SPECTRAL_WEIGHT = 11.0
 DEFAULT_PITCH = 150.0
+
+LOST_SHARE, CLEAR_MERIT = 0.1, 0.8
+OCTAVE_FRAMES = 12
+OCTAVE_HEIGHT, OCTAVE_SHARE, OCTAVE_HIGHEST = 0.87, 0.8, 1.05 * HIGHEST
 
 
 class BatchPitchTracker:
@@ -58,7 +63,7 @@ class BatchPitchTracker:
     are resampled to 16 kHz first.
     """
 
-    fingerprint = "batch-pitch-1"
+    fingerprint = "batch-pitch-2"
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -102,21 +107,28 @@ def _batches(counts: Sequence[int]) -> list[list[int]]:
 
 def pitch_of(signal: Tensor, lengths: Tensor, valid: Tensor, sample_rate: int) -> Tensor:
     """F0 (B,T) in Hz of normalised clips (B,S) of so many samples (B,), `valid` (B,T) saying which frames exist."""
-    count = valid.shape[1]
-    plain = low_band(signal, lengths, sample_rate)
-    squared = low_band(signal.square(), lengths, sample_rate)
-    energy = low_frequency_energy(plain, count) * valid
+    both = low_band(torch.cat([signal, signal.square()]), lengths.repeat(2), sample_rate)
+    plain, squared = both.chunk(2)
+    energy = signal.new_zeros(valid.shape)
+    (energy[valid],) = in_blocks(low_frequency_energy, frames_of(plain, ENERGY_FRAME, valid.shape[1])[valid])
     energy = energy / masked_mean(energy, valid)[:, None].clamp(min=1e-12)
-    if not bool((energy > SILENT_ENERGY).any()):
+    heard = (energy > SILENT_ENERGY) & valid
+    if not bool(heard.any()):
         return torch.zeros_like(energy)
     loud = (energy > VOICED_ENERGY) & valid
     spectral, deviation = _spectral_track(squared, loud, valid)
-    pitches, merits = [], []
-    for band in (plain, squared):
-        found, merit = _near_spectral(band, spectral, deviation, energy > SILENT_ENERGY)
-        pitches.append(found)
-        merits.append(merit)
-    pitch, merit = torch.cat(pitches, -1), torch.cat(merits, -1)
+    bands = [frames_of(band, CORRELATION_FRAME, valid.shape[1]) for band in (plain, squared)]
+    pitch, merit, halved = _near_spectral(bands, spectral, deviation, heard)
+    traced, traced_deviation = _without_spectrum(bands[0], pitch[..., 0] > 0, loud)
+    twice = _half_as_long(halved, pitch, loud)
+    again = heard & (twice | (traced > 0))
+    if bool(again.any()):
+        spectral = torch.where(twice, 2 * spectral, torch.where(traced > 0, traced, spectral))
+        deviation = torch.where(traced_deviation > 0, traced_deviation, deviation)
+        better = _near_spectral(bands, spectral, deviation, again)
+        pitch, merit = (
+            torch.where(again[..., None], *pair) for pair in zip(better, (pitch, merit), strict=False)
+        )
     merit, order = merit.sort(dim=-1, descending=True, stable=True)
     pitch, merit = _refined(pitch.gather(-1, order), merit, spectral, energy, loud)
     return _chosen(pitch, merit, energy, valid)
@@ -124,11 +136,11 @@ def pitch_of(signal: Tensor, lengths: Tensor, valid: Tensor, sample_rate: int) -
 
 def _spectral_track(squared: Tensor, loud: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """A smooth first estimate in Hz (B,T) from harmonics of the squared signal, and its deviation (B,)."""
-    frames = frames_of(squared, SPECTRUM_FRAME, valid.shape[1])
     pitch = squared.new_zeros(*valid.shape, 4)
     merit = torch.ones_like(pitch)
     if bool(loud.any()):
-        pitch[loud], merit[loud] = spectral_candidates(frames[loud])
+        frames = frames_of(squared, SPECTRUM_FRAME, valid.shape[1])[loud]
+        pitch[loud], merit[loud] = in_blocks(spectral_candidates, frames)
     known = pitch[..., 0] > 0
     candidates, counts = compressed(pitch, known)
     merits, _ = compressed(merit, known)
@@ -142,8 +154,31 @@ def _spectral_track(squared: Tensor, loud: Tensor, valid: Tensor) -> tuple[Tenso
     pitch = spread(track, known)
     ends = valid & (~functional.pad(valid, (0, 1))[:, 1:] | ~functional.pad(valid, (1, 0))[:, :-1])
     pitch = torch.where(ends & (pitch < mean[:, None] / 2), mean[:, None], pitch)
-    smooth = filled(pitch, pitch > 0)
-    return _averaged(smooth), deviation
+    return _averaged(filled(pitch, pitch > 0), valid.sum(1)), deviation
+
+
+def _without_spectrum(band: Tensor, found: Tensor, loud: Tensor) -> tuple[Tensor, Tensor]:
+    """A track (B,T) and deviation (B,) for clips that hardly repeat where their spectrum says; 0 for all others.
+
+    YAAPT leaves such clips unvoiced, pulses whose harmonics are all as high. Here the correlation alone is asked, and
+    believed when most loud frames of the clip clearly repeat. `band` are frames (B,T,100), `found` says where the
+    correlation has a peak near the spectral track.
+    """
+    lost = loud & ((found & loud).sum(1) < LOST_SHARE * loud.sum(1))[:, None]
+    track = torch.zeros_like(loud, dtype=band.dtype)
+    if not bool(lost.any()):
+        return track, track[:, 0]
+    frames = band[lost]
+    everywhere = [torch.full_like(frames[:, 0], edge) for edge in (LOWEST, HIGHEST)]
+    pitch, merit, halved = in_blocks(correlation_candidates, frames, *everywhere)
+    octave = 1 + ((halved > OCTAVE_HEIGHT) & (2 * pitch[:, 0] < OCTAVE_HIGHEST)).to(pitch)
+    track[lost] = torch.where(merit[:, 0] > CLEAR_MERIT, octave * pitch[:, 0], 0)
+    known = track > 0
+    believed = 2 * known.sum(1) > lost.sum(1)
+    mean = masked_mean(track, known)
+    deviation = masked_mean((track - mean[:, None]).square(), known).sqrt()
+    track = torch.where(believed[:, None], filled(track, known), 0)
+    return track, torch.maximum(deviation, 0.05 * mean) * believed
 
 
 def _spectral_path(candidates: Tensor, merits: Tensor, there: Tensor) -> Tensor:
@@ -162,33 +197,53 @@ def _spectral_path(candidates: Tensor, merits: Tensor, there: Tensor) -> Tensor:
     return median(candidates.gather(-1, path[..., None])[..., 0] * there, 5)
 
 
-def _averaged(track: Tensor) -> Tensor:
-    """Mean of each value and the two before it; the first two take what the third and fourth have."""
+def _averaged(track: Tensor, counts: Tensor) -> Tensor:
+    """Mean of each value and the two before it; the first two take what the third and fourth have.
+
+    Clips of `counts` (B,) under four frames stay as they are.
+    """
     padded = functional.pad(track, (2, 0))
     smooth = (padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]) / 3
-    if smooth.shape[1] > 3:
-        smooth[:, :2] = smooth[:, 2:4]
-    else:
-        smooth = track
-    return smooth
+    smooth[:, :2] = smooth[:, 2:4] if smooth.shape[1] > 3 else track[:, :2]
+    return torch.where((counts > 3)[:, None], smooth, track)
 
 
-def _near_spectral(band: Tensor, spectral: Tensor, deviation: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
-    """Correlation peaks (B,T,3) around the spectral track, their merits weighed by how close they are.
+def _near_spectral(
+    bands: Sequence[Tensor], spectral: Tensor, deviation: Tensor, heard: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Correlation peaks (B,T,6) around the spectral track, three of each band, their merits weighed by how close
+    they are; and how high the plain band's correlation is at half its best lag (B,T).
 
-    Only in frames that are `heard`; YAAPT also looks for them in silence, and then discards them.
+    `bands` are the frames of the plain and of the squared band. Only those `heard` are looked at; YAAPT also looks
+    in silence, and then discards what it finds.
     """
     reach = 2 * deviation[:, None]
-    lowest = (spectral - reach).clamp(min=LOWEST)
-    highest = (spectral + reach).clamp(max=HIGHEST)
-    frames = frames_of(band, CORRELATION_FRAME, heard.shape[1])
-    pitch = band.new_zeros(*heard.shape, 3)
-    merit = torch.zeros_like(pitch)
-    pitch[heard], merit[heard] = correlation_candidates(
-        frames[heard], lowest[heard], highest[heard], PEAK_THRESHOLD
-    )
+    lowest = (spectral - reach).clamp(min=LOWEST)[heard]
+    highest = (spectral + reach).clamp(max=HIGHEST)[heard]
+    highest = torch.maximum(highest, lowest)
+    pitch = spectral.new_zeros(*heard.shape, 6)
+    merit, halved = torch.zeros_like(pitch), torch.zeros_like(spectral)
+    found = [in_blocks(correlation_candidates, band[heard], lowest, highest) for band in bands]
+    pitch[heard] = torch.cat([found[0][0], found[1][0]], 1)
+    merit[heard] = torch.cat([found[0][1], found[1][1]], 1)
+    halved[heard] = found[0][2]
     away = (pitch - spectral[..., None]).abs() / (5 * deviation[:, None, None])
-    return pitch, (1 + MERIT_BOOST) * merit * (1 - away).clamp(min=0)
+    return pitch, (1 + MERIT_BOOST) * merit * (1 - away).clamp(min=0), halved
+
+
+def _half_as_long(halved: Tensor, pitch: Tensor, loud: Tensor) -> Tensor:
+    """Frames (B,T) whose surroundings repeat as well at half the lag found: the spectral track is an octave low.
+
+    YAAPT halves smooth spectra (a sawtooth) so. Real speech hardly ever agrees over `OCTAVE_FRAMES`.
+    """
+    repeats = loud & (halved > OCTAVE_HEIGHT) & (2 * pitch[..., 0] < OCTAVE_HIGHEST)
+    width = (1, 2 * OCTAVE_FRAMES + 1)
+    counts = [
+        functional.pad(flags.long(), (OCTAVE_FRAMES + 1, OCTAVE_FRAMES)).cumsum(1)
+        for flags in (repeats, loud)
+    ]
+    agreeing, asked = (count[:, width[1] :] - count[:, : -width[1]] for count in counts)
+    return (asked > OCTAVE_FRAMES) & (agreeing > OCTAVE_SHARE * asked)
 
 
 def _refined(

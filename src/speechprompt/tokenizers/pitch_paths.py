@@ -10,18 +10,23 @@ from torch import Tensor
 from torch.nn import functional
 
 
+STRETCH = 16
+"""Frames that a best path is cut into."""
+
+
 def best_path(local: Tensor, transition: Tensor, valid: Tensor) -> Tensor:
     """The cheapest sequence of candidates, (B,T) int64, over local costs (B,T,C) and transitions (B,T,C,C).
 
     `transition[:, t, i, j]` is the cost of going from candidate i of frame t-1 to j of frame t. Time is cut into
-    blocks of about sqrt(T) frames, which run side by side from every candidate before them; then they are joined.
-    Behind a clip's end a path stays where it is, at no cost.
+    blocks of `STRETCH` frames, which run side by side from every candidate before them; then they are joined. Where
+    blocks begin depends on no neighbour, so that sums round alike in any batch. Behind a clip's end a path stays
+    where it is, at no cost.
     """
     rows, count, candidates = local.shape
     steps = transition + local[:, :, None]
     steps[:, 0] = local[:, 0, None]
     steps = torch.where(valid[..., None, None], steps, _identity(candidates, steps))
-    size = max(1, round(count**0.5))
+    size = STRETCH
     blocks = -(-count // size)
     padded = _identity(candidates, steps).expand(rows, blocks * size - count, -1, -1)
     steps = torch.cat([steps, padded], 1).view(rows * blocks, size, candidates, candidates)
@@ -103,5 +108,9 @@ def filled(values: Tensor, known: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean (B,) of values (B,T) under a mask, 0 where it is empty."""
-    return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
+    """Mean (B,) of values (B,T) under a mask, 0 where it is empty.
+
+    Summed in double precision: how a row is summed depends on its padding, and its mean must not.
+    """
+    total = torch.where(mask, values, 0).sum(1, dtype=torch.float64)
+    return (total / mask.sum(1).clamp(min=1)).to(values.dtype)
