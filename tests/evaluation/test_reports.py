@@ -253,6 +253,14 @@ def test_drawings_of_many_sizes_name_colours_by_variable_only(size: int) -> None
         assert "DejaVu" not in svg
 
 
+def test_a_learning_curve_without_losses_is_one_panel() -> None:
+    with_losses = plots.learning_plot([10, 20], [2.0, 1.0], [0.5, 0.6])
+    without = plots.learning_plot([10, 20], [None, None], [0.5, 0.6])
+    assert "training loss" in with_losses
+    assert "training loss" not in without
+    assert "accuracy on valid" in without
+
+
 def test_a_label_that_looks_like_a_colour_stays_a_label() -> None:
     assert "#010203" in plots.confusion_plot(["#010203", "b"], [[1, 0], [0, 1]])
 

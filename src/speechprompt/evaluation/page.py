@@ -200,8 +200,12 @@ def _task_plots(section: TaskSection) -> tuple[Plot, ...]:
     if len(speakers) > 1:
         svg, rest = plots.speaker_plot(speakers), len(speakers) - plots.SPEAKER_COUNT
         caption = "Lowest first; dashed: their mean. Right: utterances."
-        more = f" {rest} speakers with higher accuracy are not shown." if rest > 0 else ""
-        drawn.append(Plot(Markup(svg), "By speaker", caption + more))
+        if rest > 0:
+            caption += f" {rest} speakers with higher accuracy are not shown."
+        unknown = section.evaluation.utterance_count - sum(one.utterance_count for one in speakers)
+        if unknown:
+            caption += f" Of {unknown} utterances the speaker is not known."
+        drawn.append(Plot(Markup(svg), "By speaker", caption))
     return tuple(drawn)
 
 

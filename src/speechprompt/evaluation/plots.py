@@ -77,22 +77,26 @@ def study_plot(rows: Sequence[StudyRow]) -> str:
 def learning_plot(
     steps: Sequence[int], losses: Sequence[float | None], accuracies: Sequence[float | None]
 ) -> str:
-    """Training loss above, accuracy on valid below, over steps; the best step is marked."""
+    """Training loss above, where it is known, and accuracy on valid, over steps; the best step is marked."""
     loss, reached = (
         np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         for values in (losses, accuracies)
     )
+    curves = [(reached, "accuracy on valid")]
+    if np.isfinite(loss).any():
+        curves.insert(0, (loss, "training loss"))
 
     def draw(figure: Figure) -> None:
-        above, below = figure.subplots(2, 1, sharex=True)
-        for axes, values, name in ((above, loss, "training loss"), (below, reached, "accuracy on valid")):
+        panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (values, name) in zip(panels, curves, strict=True):
             marker = "o" if len(steps) < 25 else None
             axes.plot(steps, values, color=ACCENT, linewidth=1.6, marker=marker, markersize=3)
             axes.set_title(name, loc="left", fontsize=8.5, color=MUTED)
             axes.grid(True, axis="y")
             axes.tick_params(axis="y", labelcolor=MUTED)
             axes.margins(y=0.15)
-        above.ticklabel_format(useOffset=False)
+            axes.ticklabel_format(useOffset=False)
+        below = panels[-1]
         below.yaxis.set_major_formatter(_percent())
         below.xaxis.get_major_locator().set_params(integer=True)
         below.set_xlabel("step")
@@ -100,7 +104,8 @@ def learning_plot(
             best = int(np.nanargmax(reached))
             below.plot(steps[best], reached[best], "o", color=CONTRAST, markersize=6)
 
-    return render_svg(draw, NARROW, 3.3, "Training loss and accuracy on valid by step")
+    title = " and ".join(name for _, name in curves)
+    return render_svg(draw, NARROW, 0.5 + 1.4 * len(curves), f"{title.capitalize()} by step")
 
 
 def confusion_plot(labels: Sequence[str], counts: ArrayLike) -> str:
@@ -147,7 +152,7 @@ def label_plot(labels: Sequence[LabelEvaluation]) -> str:
             axes.barh(position, recall, height=0.62, color=ACCENT, alpha=0.75)
             if row.precision is not None:
                 ends = [position - 0.42, position + 0.42]
-                axes.plot([row.precision] * 2, ends, color=CONTRAST, linewidth=2)
+                axes.plot([row.precision] * 2, ends, color=CONTRAST, linewidth=2, clip_on=False)
             axes.text(1.03, position, f"{row.true_count:,}", color=MUTED, va="center")
         axes.set_yticks(range(len(rows)), [shortened(row.label) for _, row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
