@@ -13,7 +13,9 @@ export class Gallery {
   }
 
   setTasks(tasks, spokenLm) {
-    Object.assign(this, { tasks, spokenLm });
+    const state = JSON.stringify([tasks, spokenLm]);
+    if (state === this.state) return; // drawing again would take the focus away
+    Object.assign(this, { tasks, spokenLm, state });
     at("tasks-subtitle").textContent = tasks.length ? `${count(tasks.length, "task")}, one language model. Each is a prompt of a few vectors; the model itself never changes.` : "";
     this.draw();
   }

@@ -1,9 +1,8 @@
 // One label of a lesson: its name and the clips that were recorded or chosen for it.
 
-import { count, element } from "./dom.js";
+import { count, element, shape } from "./dom.js";
 import { Recording } from "./recorder.js";
 import { cutAtPauses, decoded, envelope, peak, SAMPLE_RATE, wavFile } from "./sound.js";
-import { shape } from "./dom.js";
 
 const SILENT = 0.004;
 const SKETCH_BARS = 24;

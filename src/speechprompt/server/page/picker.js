@@ -12,6 +12,7 @@ export class Picker {
 
   // Keeps what was ticked; a task that is new is ticked where all were.
   setNames(names) {
+    if (names.length && String(names) === String(this.names)) return;
     const all = this.chosen.size === this.names.length;
     const kept = names.filter((name) => all || this.chosen.has(name));
     this.names = names;

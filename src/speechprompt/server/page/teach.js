@@ -22,9 +22,16 @@ export class Teach {
       this.place.replaceChildren(element("p", { class: "empty" }, error.status === 404 ? "This server does not teach." : error.message));
       return;
     }
+    if (!this.rules.enabled) return this.drawClosed();
     const running = this.rules.jobs.find((job) => ["waiting", "running"].includes(job.state));
     if (running) this.watch(running);
     else if (!this.form) this.drawForm();
+  }
+
+  drawClosed() {
+    this.place.replaceChildren(
+      element("div", { class: "empty" }, element("p", {}, "This server was started without a token, so nobody can change its tasks. To teach here, stop it and start it with one:"), element("pre", { tabindex: 0 }, element("code", {}, "openssl rand -hex 16 > token\nspeechprompt serve ARTIFACTS_DIR --token-file token"))),
+    );
   }
 
   drawForm() {
