@@ -59,6 +59,9 @@ def test_from_clips_to_a_spoken_lm_that_trains(run: Run, clips: Path, config: Pa
     assert (made.code, made.document["unit_count"], made.document["name"]) == (0, 6, "heard")
     assert not (tmp_path / "heard.run").exists()
     assert "tokenizer 4/4 loss" in made.err
+    record = json.loads((tmp_path / "heard" / "pretraining.json").read_text())
+    assert record["clips"] == {clips.name: made.document["clips"]}
+    assert record["options"]["prediction"]["encoder"]["width"] == 16
     more = ("pretrain", "kmeans", clips, "--tokenizer", tmp_path / "heard", "--units", 9, "--quiet", "--json")
     again = run(*more, "--out", tmp_path / "finer").document
     assert (again["unit_count"], again["fingerprint"] != made.document["fingerprint"]) == (9, True)

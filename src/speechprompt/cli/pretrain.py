@@ -73,7 +73,12 @@ def tokenizer(
     stopped one was. Options of a table in the configuration file are flags that begin with its name.
     """
     from speechprompt.pretraining.options import read_options
-    from speechprompt.pretraining.tokenizer_kinds import KINDS, MEL_HUBERT, check_tokenizer_output
+    from speechprompt.pretraining.tokenizer_kinds import (
+        KINDS,
+        MEL_HUBERT,
+        check_tokenizer_output,
+        write_record,
+    )
 
     kind = KINDS[MEL_HUBERT]
     options = read_options(kind.options, given(changes))
@@ -84,6 +89,7 @@ def tokenizer(
     with resumable(terminal, out, "tokenizer") as (work, progress):
         made = kind.pretrain(name or out.name, utterances, work, options, device=place, progress=progress)
         made.save(replaced(out, force))
+        write_record(out, kind.name, options, utterances)
     document = {
         "tokenizer": str(out),
         "name": made.name,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from speechprompt.errors import CheckpointError, OutputExists
 from speechprompt.pretraining.mel_tokenizer import MelTokenizerOptions, pretrain_mel_tokenizer
+from speechprompt.speech.manifest import Utterance
 from speechprompt.tokenizers.protocol import UnitTokenizer
 
 MEL_HUBERT = "mel-hubert"
@@ -36,11 +39,15 @@ class Pretraining(Protocol):
 class TokenizerKind:
     """A kind's options (a dataclass whose defaults are complete) and its training."""
 
+    name: str
     options: type[Any]
     pretrain: Pretraining
 
 
-KINDS: Mapping[str, TokenizerKind] = {MEL_HUBERT: TokenizerKind(MelTokenizerOptions, pretrain_mel_tokenizer)}
+KINDS: Mapping[str, TokenizerKind] = {
+    kind.name: kind for kind in (TokenizerKind(MEL_HUBERT, MelTokenizerOptions, pretrain_mel_tokenizer),)
+}
+RECORD = "pretraining.json"
 
 
 def check_tokenizer_output(folder: Path, force: bool) -> None:
@@ -51,3 +58,13 @@ def check_tokenizer_output(folder: Path, force: bool) -> None:
         raise OutputExists(folder)
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder} is not a tokenizer, so --force does not replace it")
+
+
+def write_record(folder: Path, kind: str, options: Any, utterances: Sequence[Utterance]) -> None:
+    """Write beside a tokenizer how it was taught: kind, options, and how many clips of which corpus.
+
+    The corpus is what stands before the slash of an utterance's id.
+    """
+    clips = Counter(u.id.partition("/")[0] for u in utterances)
+    record = {"kind": kind, "options": asdict(options), "clips": dict(clips)}
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
