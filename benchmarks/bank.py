@@ -82,7 +82,9 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompt", type=Path, required=True, help="a trained artifact")
     parser.add_argument("--count", type=int, default=1000)
     arguments = parser.parse_args()

@@ -23,6 +23,7 @@ COLUMNS: Mapping[str, str] = {
     "score": "double",
     "scores": "string",
     "abstained": "bool",
+    "out_of_domain": "double",
     "duration_seconds": "double",
     "unit_count": "int64",
     "window_count": "int64",

@@ -51,6 +51,9 @@ def predict(
     out: Out = None,
     force: Force = False,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many labels of a slot to show.")] = 1,
+    windows: Annotated[
+        bool, typer.Option("--windows", help="Show the answer in each window of long clips.")
+    ] = False,
     lm: ArtifactLm = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -75,7 +78,7 @@ def predict(
     asked = predictor.prompts.chosen()
     if out is None:
         answered = answer_all(predictor, listed, asked)
-        _show(terminal, _told(terminal, answered, len(listed)), top_k)
+        _show(terminal, _told(terminal, answered, len(listed)), top_k, windows)
         return
     digests = {prompt.name: content_hash(folder) for prompt, folder in zip(asked, prompts, strict=True)}
     file = PredictionFile.open(out, digests, force)
@@ -96,7 +99,7 @@ def _told(terminal: Terminal, answered: Iterator[Answered], total: int) -> Itera
             progress.update(done, total, one.clip.id)
 
 
-def _show(terminal: Terminal, answered: Iterator[Answered], top_k: int) -> None:
+def _show(terminal: Terminal, answered: Iterator[Answered], top_k: int, windows: bool) -> None:
     """Answers on stdout: lines of JSON as they come, or a table at the end."""
     answers: list[Prediction] = []
     failed = False
@@ -108,8 +111,9 @@ def _show(terminal: Terminal, answered: Iterator[Answered], top_k: int) -> None:
         else:
             answers += one.predictions
     if answers:
+        rows = [row for answer in answers for row in _rows(answer, top_k, windows)]
         headings = ("file", "task", "slot", "label", "score")
-        terminal.out.print(table(headings, [row for answer in answers for row in _rows(answer, top_k)]))
+        terminal.out.print(table(headings, rows))
     if failed:
         raise typer.Exit(1)
 
@@ -166,15 +170,28 @@ def _write(
         raise typer.Exit(1)
 
 
-def _rows(answer: Prediction, top_k: int) -> list[tuple[str, ...]]:
-    """A row for every label that is shown; the file and the task are named once."""
+def _rows(answer: Prediction, top_k: int, windows: bool) -> list[tuple[str, ...]]:
+    """A row for every label that is shown, and for every window; the file and the task are named once."""
     rows = []
     for slot, found in answer.slots.items():
         for rank, (label, score) in enumerate(_best(found, top_k)):
-            unsure = " (unsure)" if answer.abstained and not rank else ""
-            rows.append((slot if not rank else "", label + unsure, f"{score:.3f}"))
+            rows.append(
+                (slot if not rank else "", label + (_doubt(answer) if not rank else ""), f"{score:.3f}")
+            )
+    for window in answer.windows if windows else ():
+        span = f"{window.start_seconds:.1f} to {window.end_seconds:.1f} s"
+        rows += [
+            (f"{slot}, {span}", window.labels[slot], f"{window.scores[slot]:.3f}") for slot in window.labels
+        ]
     heads = [(str(answer.source), answer.task), *[("", "")] * (len(rows) - 1)]
     return [(*head, *row) for head, row in zip(heads, rows, strict=True)]
+
+
+def _doubt(answer: Prediction) -> str:
+    """What speaks against an answer: a score below the prompt's threshold, a clip unlike its training data."""
+    strange = answer.out_of_domain is not None and answer.out_of_domain > 1
+    doubts = ["unsure"] * answer.abstained + ["unfamiliar"] * strange
+    return f" ({', '.join(doubts)})" if doubts else ""
 
 
 def _best(found: SlotPrediction, top_k: int) -> Sequence[tuple[str, float]]:

@@ -48,6 +48,7 @@ def _parts(folder: Path, config: PromptConfig, metrics: Mapping[str, Any]) -> li
         "trained parameters": f"{config.trained_parameters:,}",
         "recipe": f"{config.recipe}, seed {config.seed}",
         "data": f"{corpus.get('name')} ({counts})",
+        "abstains": _abstention(config.threshold, metrics),
         "licence": corpus.get("licence"),
         "splits": corpus.get("split_rule"),
         "made with": ", ".join(f"{name} {version}" for name, version in config.versions.items()),
@@ -58,6 +59,16 @@ def _parts(folder: Path, config: PromptConfig, metrics: Mapping[str, Any]) -> li
     if numbers:
         parts += [table(("split", "accuracy", ""), numbers), ""]
     return [*parts, "training options", pairs({f"  {k.replace('_', '-')}": v for k, v in options.items()})]
+
+
+def _abstention(threshold: float, metrics: Mapping[str, Any]) -> str | None:
+    """Below which score the prompt abstains, and what that does on validation; None when it never does."""
+    numbers = metrics.get("trust")
+    if not threshold or not isinstance(numbers, Mapping):
+        return None
+    error = numbers.get("error_among_answers")
+    wrong = "" if error is None else f", {percent(error)} of those wrong"
+    return f"below a score of {threshold:.3f}: answers {percent(numbers['coverage'])} of validation{wrong}"
 
 
 def _listed(labels: list[str]) -> str:

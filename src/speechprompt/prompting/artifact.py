@@ -20,6 +20,7 @@ from speechprompt.errors import ArtifactError, CorpusError, OutputExists
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
+from speechprompt.prompting.domain import Domain
 from speechprompt.prompting.kinds import Decoding, Method
 from speechprompt.prompting.prompt import Prompt
 from speechprompt.prompting.task import Task
@@ -27,6 +28,8 @@ from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbali
 from speechprompt.spoken_lm import SpokenLM
 
 CONFIG, TENSORS, METRICS, CARD = "prompt_config.json", "prompt.safetensors", "metrics.json", "README.md"
+DOMAIN = "domain."
+"""What the names of a domain's tensors begin with; artifacts of 0.1.0 have none."""
 LARGEST_TENSOR_FILE = 256 * 2**20
 
 
@@ -71,6 +74,7 @@ class Artifact:
     entry: TaskPrompt
     metrics: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    domain: Domain | None = None
 
     @property
     def name(self) -> str:
@@ -102,6 +106,8 @@ class Artifact:
         from safetensors.torch import save_file
 
         tensors = {name: x.detach().cpu().clone() for name, x in self.entry.state_dict().items()}
+        if self.domain is not None:
+            tensors |= {DOMAIN + name: x.contiguous() for name, x in self.domain.tensors().items()}
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
         (folder / TENSORS).chmod(0o644)  # safetensors keeps it from other users
         text = self.config.model_dump_json(indent=2, by_alias=True)
@@ -116,8 +122,10 @@ class Artifact:
         path = Path(folder)
         config = read_config(path)
         check_fits(config, spoken_lm, path)
-        entry = _entry(config, _tensors(path), spoken_lm.lm, path)
-        return cls(config, entry, read_metrics(path), path.resolve())
+        tensors = _tensors(path)
+        domain = _domain(tensors, spoken_lm.lm, path / TENSORS)
+        entry = _entry(config, tensors, spoken_lm.lm, path)
+        return cls(config, entry, read_metrics(path), path.resolve(), domain)
 
 
 def check_output(target: Path, force: bool) -> None:
@@ -209,6 +217,17 @@ def _tensors(folder: Path) -> dict[str, Any]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} is missing or damaged: {error}") from None
+
+
+def _domain(tensors: dict[str, Any], lm: UnitLM, path: Path) -> Domain | None:
+    """Take a domain's tensors out of the file's; None where there are none."""
+    found = {name.removeprefix(DOMAIN): tensors.pop(name) for name in [*tensors] if name.startswith(DOMAIN)}
+    if not found:
+        return None
+    try:
+        return Domain.of_tensors({name: x.to(lm.device) for name, x in found.items()}, lm.width)
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise ArtifactError(f"{path} does not match its configuration: {error}") from None
 
 
 def save_metrics(artifact: Artifact, metrics: Mapping[str, Any]) -> None:

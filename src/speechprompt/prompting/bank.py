@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from speechprompt.lms.prefix import PrefixBatch, stack_prefixes
 from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.domain import Domain
 from speechprompt.prompting.kinds import Decoding
 from speechprompt.prompting.prompt import Prompt
 from speechprompt.prompting.task import Task
@@ -69,6 +70,7 @@ class FoldedPrompt:
     verbalizer: Verbalizer
     decoding: Decoding = "parallel"
     shifts_positions: bool = False
+    domain: Domain | None = None
 
     def prefix(self, lm: UnitLM) -> Tensor:
         """The prefix, as it was folded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class LoadedPrompt:
         config = artifact.config
         return cls(
             name or artifact.name,
-            artifact.entry.fold(lm),
+            dataclasses.replace(artifact.entry.fold(lm), domain=artifact.domain),
             config.calibration,
             config.tokenizer,
             config.tokenizer_fingerprint,

@@ -40,11 +40,33 @@ class SlotPrediction:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowPrediction:
+    """The answer in one window of a long clip: the best label of each slot with its calibrated probability."""
+
+    start_seconds: float
+    end_seconds: float
+    labels: Mapping[str, str]
+    scores: Mapping[str, float]
+    out_of_domain: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowScores:
+    """What the LM says about one window: log-probabilities (C,) of each slot, and the distance from training."""
+
+    slots: Mapping[str, Tensor]
+    out_of_domain: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One task's answer to one clip.
 
     `score` is the product of the slots' scores; `abstained` says that it is below the artifact's threshold.
-    `window_count` windows were pooled by mean log-probability. `duration_seconds` is 0 where a clip came as units.
+    `window_count` windows were pooled by mean log-probability; where there are several, `windows` holds the answer
+    of each. `out_of_domain` is the clip's distance from the training data, 1 what 95 of 100 validation clips stay
+    below (the mean over windows; None where the artifact does not know). `duration_seconds` is 0 where a clip came
+    as units.
     """
 
     task: str
@@ -56,6 +78,8 @@ class Prediction:
     window_count: int = 1
     source: str | None = None
     notices: tuple[str, ...] = ()
+    out_of_domain: float | None = None
+    windows: tuple[WindowPrediction, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers."""
@@ -151,12 +175,14 @@ class Predictor:
             for number, question in enumerate(questions)
             for place, window in enumerate(question.clip.windows)
         ]
-        found: list[list[dict[str, Tensor]]] = [[{}] * len(question.clip.windows) for question in questions]
+        found: list[list[WindowScores]] = [
+            [WindowScores({})] * len(question.clip.windows) for question in questions
+        ]
         for indices in length_buckets([len(row.units) for row in rows], BATCH_ROWS, None, BATCH_UNITS):
             batch = [rows[i] for i in indices]
             asked = [(questions[row.question].prompt.prompt, row.units) for row in batch]
-            for row, slots in zip(batch, window_scores(self.spoken_lm.lm, asked), strict=True):
-                found[row.question][row.window] = slots
+            for row, scores in zip(batch, window_scores(self.spoken_lm.lm, asked), strict=True):
+                found[row.question][row.window] = scores
         return [prediction_of(question, windows) for question, windows in zip(questions, found, strict=True)]
 
 
@@ -168,30 +194,36 @@ class _Row:
 
 
 @torch.inference_mode()
-def window_scores(lm: UnitLM, rows: Sequence[tuple[FoldedPrompt, Units]]) -> list[dict[str, Tensor]]:
-    """Log-probabilities (C,) of every slot for each row of one batch: a window's units under a prompt of its own."""
+def window_scores(lm: UnitLM, rows: Sequence[tuple[FoldedPrompt, Units]]) -> list[WindowScores]:
+    """The scores of each row of one batch: a window's units under a prompt of its own."""
     bank = Bank(list(dict.fromkeys(prompt for prompt, _ in rows)))
     places = {prompt: place for place, prompt in enumerate(bank.entries)}
     entries = torch.tensor([places[prompt] for prompt, _ in rows], device=lm.device)
     batch = collate([units for _, units in rows]).to(lm.device)
-    found: list[dict[str, Tensor]] = [{} for _ in rows]
+    found = [WindowScores({}) for _ in rows]
     for entry in classify(lm, bank, batch, entries):
         slots = {slot: scores.float().cpu() for slot, scores in entry.slots.items()}
+        domain = bank.entries[entry.entry].domain
+        distances = None if domain is None else domain.distances(entry.hidden).tolist()
         for place, row in enumerate(entry.rows.tolist()):
-            found[row] = {slot: scores[place] for slot, scores in slots.items()}
+            found[row] = WindowScores(
+                {slot: scores[place] for slot, scores in slots.items()},
+                None if distances is None else distances[place],
+            )
     return found
 
 
-def prediction_of(question: Question, windows: Sequence[Mapping[str, Tensor]]) -> Prediction:
-    """The prediction of a question from the log-probabilities (C,) of each slot in each window."""
+def prediction_of(question: Question, windows: Sequence[WindowScores]) -> Prediction:
+    """The prediction of a question from the scores of each of its clip's windows."""
     clip, prompt = question.clip, question.prompt
     slots, product = {}, 1.0
+    stacked = {slot: torch.stack([w.slots[slot] for w in windows]) for slot in prompt.prompt.task.slots}
     for slot, labels in prompt.prompt.task.slots.items():
-        pooled = torch.stack([scores[slot] for scores in windows]).mean(0)
-        scores = prompt.calibration.apply(slot, pooled).tolist()
+        scores = prompt.calibration.apply(slot, stacked[slot].mean(0)).tolist()
         best = max(range(len(labels)), key=scores.__getitem__)
         slots[slot] = SlotPrediction(labels[best], scores[best], dict(zip(labels, scores, strict=True)))
         product *= scores[best]
+    distances = [window.out_of_domain for window in windows if window.out_of_domain is not None]
     return Prediction(
         task=prompt.name,
         slots=slots,
@@ -202,4 +234,26 @@ def prediction_of(question: Question, windows: Sequence[Mapping[str, Tensor]]) -
         window_count=len(clip.windows),
         source=clip.source,
         notices=clip.notices,
+        out_of_domain=sum(distances) / len(distances) if distances else None,
+        windows=_of_windows(question, stacked, windows) if len(windows) > 1 else (),
+    )
+
+
+def _of_windows(
+    question: Question, stacked: Mapping[str, Tensor], windows: Sequence[WindowScores]
+) -> tuple[WindowPrediction, ...]:
+    """The answers of single windows, from log-probabilities (W,C) of each slot."""
+    best = {slot: question.prompt.calibration.apply(slot, scores).max(-1) for slot, scores in stacked.items()}
+    labels = question.prompt.prompt.task.slots
+    chosen = {slot: [labels[slot][i] for i in found.indices.tolist()] for slot, found in best.items()}
+    values = {slot: found.values.tolist() for slot, found in best.items()}
+    return tuple(
+        WindowPrediction(
+            start,
+            end,
+            {slot: chosen[slot][i] for slot in labels},
+            {slot: values[slot][i] for slot in labels},
+            windows[i].out_of_domain,
+        )
+        for i, (start, end) in enumerate(question.clip.spans())
     )

@@ -81,6 +81,12 @@ class TrainingOptions(BaseModel):
     )
     weight_decay: float = Field(0.0, ge=0)
     balanced: bool = Field(False, description="draw every label equally often")
+    answer_coverage: float | None = Field(
+        None, gt=0, le=1, description="share of validation that is answered; the prompt abstains on the rest"
+    )
+    answer_error: float | None = Field(
+        None, ge=0, lt=1, description="most errors among answers on validation; the prompt abstains on others"
+    )
     seed: int = Field(0, ge=0)
 
     @classmethod
@@ -92,6 +98,8 @@ class TrainingOptions(BaseModel):
         for name in values:
             if name not in cls.model_fields:
                 raise UnknownName("training option", name, cls.model_fields)
+        if values.get("answer_coverage") is not None and values.get("answer_error") is not None:
+            raise UsageError("a threshold keeps to one bound: --answer-coverage or --answer-error, not both")
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -14,19 +14,16 @@ from torch import Tensor
 import speechprompt
 from speechprompt.encoding import encode_corpus
 from speechprompt.errors import ArtifactError
-from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact, PromptConfig
-from speechprompt.prompting.bank import Bank, TaskPrompt
-from speechprompt.prompting.calibration import fit_temperature
-from speechprompt.prompting.classifier import classify
+from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.training import EVALUATION_BATCH, Listener, train_runs
+from speechprompt.prompting.training import Listener, train_runs
+from speechprompt.prompting.trust import outputs_of, trust_of
 from speechprompt.prompting.verbalizers import FixedVerbalizer
-from speechprompt.speech.buckets import length_buckets
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.splits import require_trainable
 from speechprompt.spoken_lm import SpokenLM
@@ -92,26 +89,15 @@ def start_from(entry: TaskPrompt, initial: Artifact) -> None:
     ours.load_state_dict(theirs.state_dict())
 
 
-@torch.no_grad()
 def scores_of(lm: UnitLM, entry: TaskPrompt, examples: Examples) -> dict[str, Tensor]:
     """Log-probabilities (n,C) of every slot for examples, in their order, on the CPU."""
-    bank = Bank([entry]).fold(lm)
-    filled = {slot: torch.empty(len(examples), len(labels)) for slot, labels in entry.task.slots.items()}
-    for indices in length_buckets([len(units) for units in examples.units], EVALUATION_BATCH, None):
-        batch = collate([examples.units[i] for i in indices]).to(lm.device)
-        scores = classify(lm, bank, batch, torch.zeros_like(batch.lengths))[0].slots
-        for slot, values in scores.items():
-            filled[slot][indices] = values.float().cpu()
-    return filled
+    return dict(outputs_of(lm, entry, examples).scores)
 
 
 def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
-    """The artifact of a finished run, its temperatures fitted on validation."""
+    """The artifact of a finished run, with what says when to trust it."""
     lm, entry, options = spoken_lm.lm, run.entry, run.options
-    scores = scores_of(lm, entry, run.valid)
-    temperatures = {
-        slot: fit_temperature(scores[slot], run.valid.targets[:, s]) for s, slot in enumerate(scores)
-    }
+    trust = trust_of(lm, run)
     audio = any(u.audio is not None for u in corpus.utterances)
     config = PromptConfig(
         schema_version=1,
@@ -127,7 +113,8 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
         slots={slot: list(labels) for slot, labels in entry.task.slots.items()},
         verbalizer="fixed" if isinstance(entry.verbalizer, FixedVerbalizer) else "learnable",
         verbalizer_name=options.verbalizer,
-        temperatures=temperatures,
+        temperatures=dict(trust.calibration.temperatures),
+        threshold=trust.calibration.threshold,
         trained_parameters=entry.trained_parameters(),
         recipe=options.recipe,
         options=options.model_dump(mode="json"),
@@ -138,9 +125,10 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
     progress = run.progress
     metrics = {
         "valid": {"accuracy": progress.best_accuracy, "loss": progress.best_loss, "step": progress.best_step},
+        "trust": dict(trust.numbers),
         "history": progress.history,
     }
-    return Artifact(config, entry, metrics)
+    return Artifact(config, entry, metrics, domain=trust.domain)
 
 
 def provenance(corpus: Corpus) -> dict[str, Any]:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor
-
 from speechprompt.prompting.clips import Clip, ClipEncoder, windows_of
-from speechprompt.prompting.predictor import Prediction, Question, prediction_of, window_scores
+from speechprompt.prompting.predictor import Prediction, Question, WindowScores, prediction_of, window_scores
 from speechprompt.server.catalogue import ServedTask
 from speechprompt.server.gate import Ticket
 from speechprompt.server.settings import ServerSettings
@@ -28,7 +26,6 @@ from speechprompt.tokenizers.protocol import Waveform
 Input = TypeVar("Input")
 Output = TypeVar("Output")
 Result = TypeVar("Result")
-SlotScores = Mapping[str, Tensor]
 
 PADDING = 1.3
 """A batch's longest piece may be this many times its shortest, and a few more."""
@@ -101,7 +98,7 @@ class Engine:
         self.encoder: Stage[Waveform, Units] = Stage(
             "encoder", self._encode, self._fits_encoder, settings.batch_rows, listener
         )
-        self.lm: Stage[Row, SlotScores] = Stage(
+        self.lm: Stage[Row, WindowScores] = Stage(
             "lm", self._classify, self._fits_lm, settings.batch_rows, listener
         )
 
@@ -148,7 +145,7 @@ class Engine:
             self.lm, rows, sizes, ticket, planned, lambda outputs: _answers(clip, tasks, outputs)
         )
 
-    async def score(self, rows: Sequence[Row], row_seconds: float, ticket: Ticket) -> list[SlotScores]:
+    async def score(self, rows: Sequence[Row], row_seconds: float, ticket: Ticket) -> list[WindowScores]:
         """Log-probabilities of rows of about `row_seconds` of audio, in order. DeadlineExceeded."""
         planned, sizes = len(rows) * row_seconds * LM_SECONDS, [len(row.units) for row in rows]
         return await self._pieces(self.lm, rows, sizes, ticket, planned, list)
@@ -172,7 +169,7 @@ class Engine:
     def _encode(self, waveforms: Sequence[Waveform]) -> list[Units]:
         return self.spoken_lm.tokenizer.encode_batch(waveforms)
 
-    def _classify(self, rows: Sequence[Row]) -> list[SlotScores]:
+    def _classify(self, rows: Sequence[Row]) -> list[WindowScores]:
         asked = [(row.task.prompt.prompt, row.units) for row in rows]
         return list(window_scores(self.spoken_lm.lm, asked))
 
@@ -185,7 +182,7 @@ class Engine:
             and _alike(piece.size, batch[0].size, rate // 10)
         )
 
-    def _fits_lm(self, batch: list[Piece[Row, SlotScores]], piece: Piece[Row, SlotScores]) -> bool:
+    def _fits_lm(self, batch: list[Piece[Row, WindowScores]], piece: Piece[Row, WindowScores]) -> bool:
         return (
             len(batch) < self.settings.batch_rows
             and _alike(piece.size, batch[0].size, PADDING_ALLOWANCE)
@@ -202,7 +199,7 @@ def _steps(task: ServedTask) -> int:
     return 1 if task.prompt.prompt.decoding == "parallel" else len(task.config.slots)
 
 
-def _answers(clip: Clip, tasks: Sequence[ServedTask], outputs: Sequence[SlotScores]) -> list[Prediction]:
+def _answers(clip: Clip, tasks: Sequence[ServedTask], outputs: Sequence[WindowScores]) -> list[Prediction]:
     """Predictions from the rows of each task's windows, in order."""
     count, answers = len(clip.windows), []
     for k, task in enumerate(tasks):

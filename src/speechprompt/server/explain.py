@@ -18,6 +18,7 @@ from speechprompt.evaluation.occlusion import (
     without_span,
 )
 from speechprompt.prompting.clips import Clip
+from speechprompt.prompting.predictor import WindowScores
 from speechprompt.server.catalogue import ServedTask
 from speechprompt.server.classify import (
     PROBLEMS,
@@ -27,7 +28,7 @@ from speechprompt.server.classify import (
     form_body,
     heard_clip,
 )
-from speechprompt.server.engine import Engine, Row, SlotScores
+from speechprompt.server.engine import Engine, Row
 from speechprompt.server.gate import Ticket
 from speechprompt.server.problems import request_id_of
 from speechprompt.server.service import service_of
@@ -134,9 +135,9 @@ async def _without_parts(
     return pooled(windows)
 
 
-def _occlusion(spans: Sequence[Span], scores: Sequence[SlotScores], slot: str) -> Occlusion:
+def _occlusion(spans: Sequence[Span], scores: Sequence[WindowScores], slot: str) -> Occlusion:
     """One window's, of its scores whole and without each span."""
-    whole, *without = (each[slot] for each in scores)
+    whole, *without = (each.slots[slot] for each in scores)
     table = torch.stack(without) if without else whole.new_zeros(0, len(whole))
     return Occlusion(tuple(spans), {slot: whole}, {slot: table})
 

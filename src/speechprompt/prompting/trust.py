@@ -1,0 +1,96 @@
+"""When to trust a trained prompt: temperatures, threshold and domain, all from its own training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechprompt.lms.batch import collate
+from speechprompt.lms.protocol import UnitLM
+from speechprompt.metrics import expected_calibration_error
+from speechprompt.prompting.bank import Bank, TaskPrompt
+from speechprompt.prompting.calibration import Calibration, fit_temperature, threshold_for
+from speechprompt.prompting.classifier import classify
+from speechprompt.prompting.domain import FITTED_ON, Domain, fit_domain
+from speechprompt.prompting.run import Examples, Run
+from speechprompt.speech.buckets import length_buckets
+
+BATCH_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How a prompt's scores become probabilities and abstentions, what it knows, and the numbers on validation."""
+
+    calibration: Calibration
+    domain: Domain | None
+    numbers: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Of examples in their order, on the CPU: log-probabilities (n,C) of every slot, states (n,D) at the separator."""
+
+    scores: Mapping[str, Tensor]
+    hidden: Tensor
+
+
+@torch.no_grad()
+def outputs_of(lm: UnitLM, entry: TaskPrompt, examples: Examples) -> Outputs:
+    """Run a prompt over examples."""
+    bank = Bank([entry]).fold(lm)
+    scores = {slot: torch.empty(len(examples), len(labels)) for slot, labels in entry.task.slots.items()}
+    hidden = torch.empty(len(examples), lm.width)
+    for indices in length_buckets([len(units) for units in examples.units], BATCH_ROWS, None):
+        batch = collate([examples.units[i] for i in indices]).to(lm.device)
+        found = classify(lm, bank, batch, torch.zeros_like(batch.lengths))[0]
+        hidden[indices] = found.hidden.float().cpu()
+        for slot, values in found.slots.items():
+            scores[slot][indices] = values.float().cpu()
+    return Outputs(scores, hidden)
+
+
+def trust_of(lm: UnitLM, run: Run) -> Trust:
+    """Fit everything for a run whose entry is in its best state.
+
+    The threshold follows the options `answer_coverage` and `answer_error`; without either nothing is abstained
+    from. The domain is fitted on at most 2,048 training utterances, spread over the split.
+    """
+    valid = outputs_of(lm, run.entry, run.valid)
+    temperatures = {
+        slot: fit_temperature(scores, run.valid.targets[:, s])
+        for s, (slot, scores) in enumerate(valid.scores.items())
+    }
+    product, right = _answers(Calibration(temperatures), valid, run.valid.targets)
+    raw, _ = _answers(Calibration(), valid, run.valid.targets)
+    options = run.options
+    threshold = threshold_for(product, right, options.answer_coverage, options.answer_error)
+    answered = product.double() >= threshold
+    numbers = {
+        "threshold": threshold,
+        "coverage": float(answered.float().mean()),
+        "error_among_answers": float((~right[answered]).float().mean()) if bool(answered.any()) else None,
+        "calibration_error": expected_calibration_error(product.clamp(max=1).numpy(), right.numpy()),
+        "calibration_error_before": expected_calibration_error(raw.clamp(max=1).numpy(), right.numpy()),
+    }
+    return Trust(Calibration(temperatures, threshold), _domain(lm, run, valid), numbers)
+
+
+def _answers(calibration: Calibration, outputs: Outputs, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The product of the slots' best scores (n,), and whether all slots are right (n,)."""
+    product, right = torch.ones(len(targets)), torch.ones(len(targets), dtype=torch.bool)
+    for s, (slot, scores) in enumerate(outputs.scores.items()):
+        best = calibration.apply(slot, scores).max(-1)
+        product, right = product * best.values, right & (best.indices == targets[:, s])
+    return product, right
+
+
+def _domain(lm: UnitLM, run: Run, valid: Outputs) -> Domain | None:
+    step = -(-len(run.train) // FITTED_ON)
+    chosen = list(range(0, len(run.train), step))
+    part = Examples([run.train.units[i] for i in chosen], run.train.targets[chosen])
+    return fit_domain(outputs_of(lm, run.entry, part).hidden, part.targets[:, 0], valid.hidden)
