@@ -41,11 +41,14 @@ from speechprompt.prompting.train import versions
 from speechprompt.speech.manifest import Corpus
 from speechprompt.spoken_lm import SpokenLM
 
+COMPARED = ("n-gram", "mfcc n-gram", "cnn", "finetune")
+"""Baselines and ceilings whose paired difference from the prompt has a column; the JSON holds all of them."""
 HEADINGS = (
     *("test", "LM", "n", "rounds", "known", "aim", *METHODS),
-    *("trained", "prompt - n-gram, points", "prompt - cnn, points", "remark"),
+    "trained",
+    *(f"prompt - {method}, points" for method in COMPARED),
+    "remark",
 )
-CEILINGS = ("cnn", "finetune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,6 @@ class Line:
 
     def cells(self) -> tuple[str, ...]:
         """The line under `HEADINGS`."""
-        ceiling = self.differences.get("cnn")
         return (
             self.title if self.shots is None else f"{self.title}, {self.shots} a label",
             self.spoken_lm,
@@ -83,8 +85,7 @@ class Line:
             self.aim,
             *(self._cell(method) for method in METHODS),
             "" if self.trained_parameters is None else f"{self.trained_parameters:,}",
-            interval_cell(self.differences.get("n-gram"), signed=True),
-            interval_cell(ceiling, signed=True),
+            *(interval_cell(self.differences.get(method), signed=True) for method in COMPARED),
             self.remark,
         )
 

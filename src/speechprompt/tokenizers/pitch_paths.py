@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
 STRETCH = 16
 """Frames that a best path is cut into."""
 
