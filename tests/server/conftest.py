@@ -1,7 +1,8 @@
-"""A server in this process over the toy spoken LM, and clips to send it."""
+"""Servers in this process over the toy spoken LM: one without a network, one on a loopback port."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from server.material import TOKEN, toy_artifact
 from speechprompt.server.app import create_app
+from speechprompt.server.running import GracefulServer, configuration, listen
 from speechprompt.server.settings import ServerSettings
 from toys import SPOKEN
 
@@ -36,3 +38,19 @@ def client(app: FastAPI) -> Iterator[TestClient]:
     """A client of the running application."""
     with TestClient(app) as client:
         yield client
+
+
+@pytest.fixture
+def address(app: FastAPI) -> Iterator[str]:
+    """The address of the running application, served as `speechprompt serve` does."""
+    listening = listen("127.0.0.1", 0)
+    server = GracefulServer(configuration(app), app.state.service)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+        assert thread.is_alive()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listening.close()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechprompt.errors import AudioError, DeadlineExceeded, Overloaded
+from speechprompt.errors import AudioError, DeadlineExceeded, Overloaded, TooLarge
 from speechprompt.server.fair_queue import FairQueue
 from speechprompt.server.gate import Gate
 from speechprompt.server.stage import Piece, Stage
@@ -142,7 +142,7 @@ def test_the_gate_lets_in_what_can_be_answered_in_time() -> None:
             second.settle(2.0)
         assert refused.value.retry_after_seconds == 1
         with (
-            pytest.raises(DeadlineExceeded, match="over its deadline"),
+            pytest.raises(TooLarge, match="over its deadline"),
             gate.enter("b", clock.now + 10) as third,
         ):
             third.settle(11.0)

@@ -21,6 +21,7 @@ from speechprompt.server import (
     tasks,
     teaching,
 )
+from speechprompt.server.description import describe
 from speechprompt.server.front_door import FrontDoor
 from speechprompt.server.problems import install_problems
 from speechprompt.server.service import Service
@@ -49,6 +50,7 @@ def create_app(spoken_lm: SpokenLM, settings: ServerSettings | None = None) -> F
         redoc_url=None,
     )
     app.state.service = service
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     install_problems(app)
     for room in (classify, explain, tasks, teaching, operations, streaming, documentation, page):
         app.include_router(room.router)

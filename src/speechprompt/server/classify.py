@@ -14,29 +14,21 @@ from pydantic import BaseModel, Field
 from speechprompt.errors import UsageError
 from speechprompt.prompting.clips import Clip
 from speechprompt.server.catalogue import EVERY_TASK
+from speechprompt.server.description import problems
 from speechprompt.server.gate import Ticket
 from speechprompt.server.presenting import task_answer, window_units
-from speechprompt.server.problems import Problem, request_id_of
+from speechprompt.server.problems import request_id_of
 from speechprompt.server.schemas import Answers, UnitsAnswer
 from speechprompt.server.service import Service, service_of
 from speechprompt.server.uploads import Upload, decode, read_upload
+from speechprompt.speech.audio import RATES
 
 router = APIRouter(tags=["clips"])
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": about}
-    for status, about in {
-        404: "a task that is not there; names the nearest",
-        413: "over a limit on bytes, length or decoding time",
-        415: "a format that this installation cannot decode",
-        422: "not a clip, or fields that do not fit",
-        429: "too much work for now; Retry-After says when",
-        504: "not answered by its deadline",
-    }.items()
-}
+PROBLEMS = problems(403, 404, 413, 415, 429, 504)
 Deadline = Annotated[
     float | None,
-    Query(gt=0, le=3600, description="seconds to answer in; by default what the server was started with"),
+    Query(ge=0.1, le=3600, description="seconds to answer in; by default what the server was started with"),
 ]
 
 
@@ -48,7 +40,7 @@ class UnitsForm(BaseModel):
         "only with its sample_rate",
         json_schema_extra={"format": "binary", "contentMediaType": "application/octet-stream"},
     )
-    sample_rate: int = Field(16000, ge=1000, le=384_000, description="Hz; the file is raw PCM")
+    sample_rate: int = Field(16000, ge=RATES[0], le=RATES[1], description="Hz; the file is raw PCM")
 
 
 class ClassifyForm(UnitsForm):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from speechprompt.errors import DeadlineExceeded, Overloaded
+from speechprompt.errors import DeadlineExceeded, Overloaded, TooLarge
 
 SAFETY = 0.5
 """Part of its deadline that a request may be expected to wait and take: estimates err, and newcomers push in."""
@@ -31,7 +31,7 @@ class Ticket:
         self.remaining = 0.0
 
     def settle(self, planned_seconds: float) -> None:
-        """The request turned out to be this much work. Overloaded, or DeadlineExceeded if it can never be in time."""
+        """The request turned out to be this much work. Overloaded, or TooLarge if it can never be in time."""
         self._gate.settle(self, planned_seconds)
 
     def progress(self, planned_seconds: float) -> None:
@@ -103,9 +103,11 @@ class Gate:
         with self._lock:
             self._plan(ticket, -ticket.remaining)
             left = ticket.deadline - self._clock()
+            if left <= 0:
+                raise DeadlineExceeded("the deadline passed before the clip was decoded")
             alone = planned_seconds * self._busy / self._done
             if alone > left:
-                raise DeadlineExceeded(
+                raise TooLarge(
                     f"this takes about {alone:.1f} s, over its deadline; ask for fewer tasks or less audio, "
                     "or give it a longer deadline_seconds"
                 )

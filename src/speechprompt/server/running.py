@@ -10,6 +10,7 @@ import socket
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from speechprompt.errors import WorkError
@@ -36,7 +37,15 @@ def run_server(
     """
     log_as_json(logging.WARNING if quiet else logging.INFO)
     app = create_app(spoken_lm, settings)
-    config = uvicorn.Config(
+    listening = listen(host, port)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it is done
+        signal.signal(number, lambda *_: None)
+    GracefulServer(configuration(app), app.state.service).run([listening])
+
+
+def configuration(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves this application."""
+    return uvicorn.Config(
         app,
         http=BoundedProtocol,
         ws="websockets-sansio",
@@ -46,13 +55,10 @@ def run_server(
         server_header=False,
         proxy_headers=False,
     )
-    listening = _listen(host, port)
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it is done
-        signal.signal(number, lambda *_: None)
-    GracefulServer(config, app.state.service).run([listening])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. WorkError when the address is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)

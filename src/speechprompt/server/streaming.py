@@ -22,7 +22,7 @@ from speechprompt.server.presenting import task_answer
 from speechprompt.server.problems import kind_of
 from speechprompt.server.service import Service, service_of
 from speechprompt.server.speech_ends import SpeechEnds
-from speechprompt.server.uploads import RATES
+from speechprompt.speech.audio import RATES
 from speechprompt.tokenizers.protocol import Waveform
 
 router = APIRouter()

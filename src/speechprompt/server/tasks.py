@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
+from speechprompt.server.description import problems
 from speechprompt.server.presenting import about, details
-from speechprompt.server.problems import Problem
 from speechprompt.server.schemas import TaskDetails, Tasks
 from speechprompt.server.service import service_of
 from speechprompt.server.uploads import body_of
@@ -16,11 +16,6 @@ from speechprompt.server.uploads import body_of
 router = APIRouter(tags=["tasks"])
 
 Name = Annotated[str, Path(max_length=200, description="the task's name")]
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of the statuses that a route refuses with."""
-    return {status: {"model": Problem} for status in statuses}
 
 
 @router.get("/v1/tasks")
@@ -37,7 +32,7 @@ async def list_tasks(request: Request) -> Tasks:
     )
 
 
-@router.get("/v1/tasks/{name}", responses=problems(404, 422))
+@router.get("/v1/tasks/{name}", responses=problems(404))
 async def get_task(request: Request, name: Name) -> TaskDetails:
     """One task, with all that is known about it."""
     return details(service_of(request).catalogue.task(name))
@@ -45,7 +40,7 @@ async def get_task(request: Request, name: Name) -> TaskDetails:
 
 @router.put(
     "/v1/tasks/{name}",
-    responses=problems(401, 403, 413, 422),
+    responses=problems(401, 403, 413),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -65,7 +60,7 @@ async def put_task(request: Request, name: Name) -> TaskDetails:
 @router.delete(
     "/v1/tasks/{name}",
     status_code=204,
-    responses=problems(401, 403, 404, 422),
+    responses=problems(401, 403, 404),
     openapi_extra={"security": [{"token": []}]},
 )
 async def delete_task(request: Request, name: Name) -> Response:

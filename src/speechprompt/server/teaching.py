@@ -12,16 +12,15 @@ from typing import Any, Literal
 import torch
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, Field
-from starlette.datastructures import UploadFile
 
 from speechprompt.errors import OutputExists, TooLarge, UsageError
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.server.artifacts_folder import NAME, check_name
 from speechprompt.server.classify import form_body
+from speechprompt.server.description import problems
 from speechprompt.server.lessons import LabelledClip, Lesson, Lessons, TeachingLimits
 from speechprompt.server.service import Service, service_of
-from speechprompt.server.tasks import problems
-from speechprompt.server.uploads import display_name, read_form
+from speechprompt.server.uploads import display_name, read_parts
 
 LONGEST_LABEL = 64
 
@@ -141,18 +140,19 @@ async def begin(request: Request, response: Response) -> LessonStatus:
     service, lessons = service_of(request), lessons_of(request)
     service.check_token(request)
     lessons.check_room()
-    async with read_form(request, service.settings, files=lessons.limits.most_clips) as form:
-        name = str(form.get("name", ""))
-        check_name(name)
-        labels = [str(label).strip() for label in form.getlist("label")]
-        files = [clip for clip in form.getlist("clip") if isinstance(clip, UploadFile)]
-        _check_counts(labels, len(files), lessons.limits)
-        if name in service.catalogue.tasks and form.get("replace") != "true":
-            raise OutputExists(f"task '{name}'")
-        clips = [
-            LabelledClip(label, display_name(file.filename), await file.read())
-            for label, file in zip(labels, files, strict=True)
-        ]
+    parts = await read_parts(request, service.settings)
+    fields = [(part.name, part.content.decode("utf-8", "replace")) for part in parts if part.filename is None]
+    files = [part for part in parts if part.filename is not None and part.name == "clip"]
+    name, replace = (dict(fields).get(field, "") for field in ("name", "replace"))
+    check_name(name)
+    labels = [value.strip() for field, value in fields if field == "label"]
+    _check_counts(labels, len(files), lessons.limits)
+    if name in service.catalogue.tasks and replace != "true":
+        raise OutputExists(f"task '{name}'")
+    clips = [
+        LabelledClip(label, display_name(file.filename), bytes(file.content))
+        for label, file in zip(labels, files, strict=True)
+    ]
     lesson = lessons.begin(name, clips)
     response.headers["Location"] = f"/v1/teaching/{lesson.id}"
     return LessonStatus.of(lesson)

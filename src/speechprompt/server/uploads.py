@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import numpy as np
 import soxr
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from speechprompt.errors import AudioError, AudioTooLong, TooLarge, UsageError
+from speechprompt.server.multipart import Part, read_form
 from speechprompt.server.settings import ServerSettings
-from speechprompt.speech.audio import read_waveform_bytes
+from speechprompt.speech.audio import RATES, read_waveform_bytes
 from speechprompt.tokenizers.protocol import Waveform
-
-FIELDS = 20_000
-"""Fields of a form: enough to name every task of a large catalogue."""
-FIELD_BYTES = 4096
-RATES = (1000, 384_000)
-"""Sample rates of raw PCM that are believed, in Hz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +44,6 @@ class Upload:
         return value
 
 
-class _InMemory(MultiPartParser):
-    """Files stay in memory: nothing that users send touches the disk."""
-
-    spool_max_size = 0  # never rolls over
-
-
 async def body_of(request: Request, settings: ServerSettings) -> bytes:
     """A whole request body. TooLarge from its announced size or as it arrives, UsageError when it stalls."""
     parts = [part async for part in _limited(request, settings)]
@@ -81,36 +67,19 @@ async def _limited(request: Request, settings: ServerSettings) -> AsyncGenerator
         raise UsageError(f"the body did not arrive within {settings.body_seconds:g} s") from None
 
 
+async def read_parts(request: Request, settings: ServerSettings) -> list[Part]:
+    """The parts of a multipart form in order. UsageError when it is none, TooLarge."""
+    return await read_form(request.headers.get("content-type", ""), _limited(request, settings))
+
+
 async def read_upload(request: Request, settings: ServerSettings) -> Upload:
     """The `file` and the fields of a multipart form. UsageError when it is none, TooLarge."""
-    async with read_form(request, settings, files=1) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise UsageError("the form has no file; send the clip in a part called 'file' with a file name")
-        content = await file.read()
-        fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
-        return Upload(content, display_name(file.filename), fields)
-
-
-@asynccontextmanager
-async def read_form(request: Request, settings: ServerSettings, files: int) -> AsyncIterator[FormData]:
-    """A multipart form of at most so many files, for as long as the context lasts. UsageError, TooLarge."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise UsageError("send a form as multipart/form-data, and clips as its parts with file names")
-    stream = _limited(request, settings)
-    try:
-        parser = _InMemory(
-            request.headers, stream, max_files=files, max_fields=FIELDS, max_part_size=FIELD_BYTES
-        )
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise UsageError(f"the form cannot be read: {error.message}") from None
-    finally:
-        await stream.aclose()
-    try:
-        yield form
-    finally:
-        await form.close()
+    parts = await read_parts(request, settings)
+    files = [part for part in parts if part.filename is not None]
+    if len(files) != 1 or files[0].name != "file":
+        raise UsageError("send one clip, in a part called 'file' with a file name")
+    fields = [(part.name, part.content.decode("utf-8", "replace")) for part in parts if part.filename is None]
+    return Upload(bytes(files[0].content), display_name(files[0].filename), fields)
 
 
 def display_name(given: str | None) -> str:

@@ -21,6 +21,8 @@ from speechprompt.speech.decoders import AudioHeader, Block, Decoder, opened
 
 __all__ = ["AudioHeader", "AudioLimits", "audio_hash", "probe", "read_waveform", "read_waveform_bytes"]
 
+RATES = (100, 1_536_000)
+"""Sample rates in Hz that a header may state and still be believed."""
 _ROUNDING_SECONDS = 0.02  # manifests round their times; a span may end this much after the file
 
 
@@ -115,6 +117,10 @@ def _read(
     limits: AudioLimits,
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     header = decoder.header
+    if not RATES[0] <= header.sample_rate <= RATES[1] or header.channels < 1:
+        raise AudioError(
+            f"{name} is damaged: it claims {header.channels} channels at {header.sample_rate} Hz"
+        )
     start, stop = _frames_of_span(header, span, name)
     buffer = bytearray()  # grows in place: a list of blocks would need twice the memory
     mono = _mono(decoder, name, start, stop, limits)
