@@ -111,7 +111,7 @@ def test_who_may_not_teach_and_what_cannot_be_taught(quick: TestClient) -> None:
     refused(422, "at least 3 of each", **form(count=2))
     refused(422, "6 clips but 1 labels", **form(label=["left"]))
     refused(422, "printable", **form(label=["left\n\0"] * 3 + ["stop"] * 3))
-    refused(422, "Too many files", **form(labels=("left", "stop", "up")))
+    refused(413, "over the limit", **form(labels=("left", "stop", "up")))
     refused(409, "task 'word' already exists", **form(name="word"))
     refused(422, "multipart", files=[], data=None, json={"name": "x"})
     assert quick.get("/v1/teaching").json()["jobs"] == []
