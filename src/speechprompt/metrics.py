@@ -233,12 +233,14 @@ def macro_f1_interval(
     """Macro F1 with its interval; a resample counts the labels that occur in it."""
     rows, columns, label_count = _indexed(true, predicted)
     group_of, group_count = _group_indices(groups, len(rows))
-    cell_of = rows * label_count + columns
+    right = rows == columns
     estimates = []
     for drawn in _draw_counts(np.random.default_rng(seed), group_count, resamples):
         for weights in drawn[:, group_of]:
-            counts = np.bincount(cell_of, weights, label_count**2)
-            estimates.append(_macro_f1_of(counts.reshape(label_count, label_count)))
+            # Sums by label, never the (C, C) table: a thousand speakers would make it a million cells a draw.
+            hits = np.bincount(rows[right], weights[right], label_count)
+            relevant = np.bincount(rows, weights, label_count) + np.bincount(columns, weights, label_count)
+            estimates.append(_mean_f1(hits, relevant))
     return _percentiles(_macro_f1_of(_confusion(rows, columns, label_count)), np.array(estimates))
 
 
@@ -288,9 +290,13 @@ def _confusion(rows: Integers, columns: Integers, label_count: int) -> Integers:
 
 
 def _macro_f1_of(counts: NDArray[np.number]) -> float:
-    relevant = counts.sum(axis=0) + counts.sum(axis=1)
+    return _mean_f1(np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1))
+
+
+def _mean_f1(hits: NDArray[np.number], relevant: NDArray[np.number]) -> float:
+    """Mean F1 over the labels that occur: right answers, and truths plus answers, of each label (C,)."""
     occurring = relevant > 0
-    return float(np.mean(2 * np.diag(counts)[occurring] / relevant[occurring]))
+    return float(np.mean(2 * hits[occurring] / relevant[occurring]))
 
 
 def _group_indices(groups: Sequence[str] | None, utterance_count: int) -> tuple[Integers, int]:

@@ -206,6 +206,29 @@ def test_speakers_are_drawn_lowest_first_and_many_are_cut() -> None:
     assert "6 speakers with higher accuracy are not shown" in render_report(Report("many", (section,)))
 
 
+def test_of_a_thousand_labels_those_with_most_mistakes_are_drawn() -> None:
+    labels = tuple(f"id{number:05d}" for number in range(1000))
+    scores = np.zeros(1000)
+    rows = []
+    for number in range(1100):
+        true, guess = number % 1000, (number + (number % 10 == 7)) % 1000
+        scores = np.full(1000, 1e-9)
+        scores[guess] = 1 - 999e-9
+        answer = SlotAnswer(labels[true], labels[guess], tuple(scores.tolist()))
+        rows.append(AnsweredUtterance(str(number), {"slot": answer}))
+    section = TaskSection(
+        "speakers",
+        summarise(rows, {"slot": labels}),
+        trained_parameters=0,
+        verbalizers={"slot": verbalizer_map(labels, ["0", "1"], np.ones((1000, 2)))},
+    )
+    document = render_report(Report("speakers", (section,)))
+    assert "The 60 of 1,000 labels with most mistakes." in document
+    assert "940 labels more are not shown" in document
+    assert len(document) < 1_000_000
+    assert {"id00007", "id00008"} <= set(re.findall(r"id\d{5}", document))
+
+
 def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:
     path = write_report(report(), tmp_path / "new" / "report.html")
     before = path.read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ from speechprompt.evaluation.occlusion import without_span
 from speechprompt.evaluation.reports import embedded_clip, pick_examples
 from speechprompt.experiments import illustrations
 from speechprompt.experiments.illustrations import illustrated
+from speechprompt.experiments.sections import verbalizers_of
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.speech.audio import read_waveform
 from speechprompt.speech.manifest import Utterance
@@ -61,6 +62,18 @@ def odds(artifact: Artifact, units: object, slot: str, label: int) -> float:
     scores = scores_alone(SPOKEN.lm, artifact.entry, units)[slot]  # type: ignore[arg-type]
     share = artifact.config.calibration.apply(slot, scores)[label].double()
     return float(torch.log(share) - torch.log1p(-share))
+
+
+def test_a_fixed_verbalizer_is_drawn_as_the_units_that_stand_for_labels() -> None:
+    fixed = artifact_of(entry_of(SPOKEN.lm, verbalizer="random"))
+    maps = verbalizers_of(fixed, SPOKEN.lm)
+    for slot, labels in fixed.entry.task.slots.items():
+        found = maps[slot]
+        assert found.labels == labels
+        for weights, answer in zip(found.weights, fixed.entry.verbalizer.answers(slot), strict=True):
+            [unit] = [found.units[i] for i, weight in enumerate(weights) if weight]
+            assert SPOKEN.lm.lm_ids(torch.tensor(int(unit))) == answer
+        assert len(found.units) == len(labels)
 
 
 def test_a_clip_is_drawn_over_its_seconds_and_can_be_heard(artifact: Artifact, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -238,18 +239,27 @@ def _numbers(slot: SlotEvaluation) -> tuple[tuple[str, str, str], ...]:
 
 
 def _slot_plots(section: TaskSection, name: str, slot: SlotEvaluation) -> tuple[Plot, ...]:
-    size = len(slot.labels)
+    shown = _shown_labels(slot)
+    labels, size = [slot.labels[i] for i in shown], len(shown)
+    counts = [[slot.confusion[i][j] for j in shown] for i in shown]
+    part = (
+        "" if size == len(slot.labels) else f" The {size} of {len(slot.labels):,} labels with most mistakes."
+    )
+    cut = len(slot.labels) - plots.LABEL_COUNT
     drawn = [
         Plot(
-            Markup(plots.confusion_plot(slot.labels, slot.confusion)),
+            Markup(plots.confusion_plot(labels, counts)),
             "Confusion",
-            "Shade: share of the row." + (" Figures: utterances." if size <= plots.ROOM_FOR_COUNTS else ""),
+            "Shade: share of the row."
+            + (" Figures: utterances." if size <= plots.ROOM_FOR_COUNTS else "")
+            + part,
             plots.confusion_width(size) > plots.NARROW,
         ),
         Plot(
             Markup(plots.label_plot(slot.per_label)),
             "By label",
-            "Bar: recall. Tick: precision. Right: utterances. Lowest recall first.",
+            "Bar: recall. Tick: precision. Right: utterances. Lowest recall first"
+            + (f"; {cut:,} labels more are not shown." if cut > 0 else "."),
         ),
         Plot(
             Markup(plots.reliability_plot(slot.calibration)),
@@ -259,15 +269,25 @@ def _slot_plots(section: TaskSection, name: str, slot: SlotEvaluation) -> tuple[
     ]
     weights = section.verbalizers.get(name)
     if weights is not None:
+        rows = [weights.weights[i] for i in shown]
         drawn.append(
             Plot(
-                Markup(plots.verbalizer_plot(weights.labels, weights.units, weights.weights)),
+                Markup(plots.verbalizer_plot(labels, weights.units, rows)),
                 "Verbalizer",
-                "First hue: the unit speaks for the label. Second: against it.",
+                "First hue: the unit speaks for the label. Second: against it." + part,
                 plots.verbalizer_width(len(weights.units)) > plots.NARROW,
             )
         )
     return tuple(sorted(drawn, key=lambda plot: plot.is_wide))
+
+
+def _shown_labels(slot: SlotEvaluation) -> list[int]:
+    """Which labels the grids show: all, or where they are too many those with the most mistakes, in label order."""
+    if len(slot.labels) <= plots.LABEL_COUNT:
+        return list(range(len(slot.labels)))
+    table = np.array(slot.confusion)
+    mistakes = table.sum(axis=0) + table.sum(axis=1) - 2 * np.diag(table)
+    return sorted(np.argsort(-mistakes, kind="stable")[: plots.LABEL_COUNT].tolist())
 
 
 def _frequent_confusions(slot: SlotEvaluation) -> tuple[tuple[str, str, int], ...]:

@@ -26,6 +26,8 @@ ROOM_FOR_SHARES = 6
 ROOM_FOR_COUNTS = 16
 DARK_FILL = 0.55
 SPEAKER_COUNT = 24
+LABEL_COUNT = 60
+"""Labels that one grid shows; ESC-50 fits, a thousand speakers do not."""
 
 
 def accuracy_plot(
@@ -142,9 +144,12 @@ def confusion_width(label_count: int) -> float:
 
 
 def label_plot(labels: Sequence[LabelEvaluation]) -> str:
-    """Recall as a bar and precision as a tick by label, the lowest recall first; counts at the right."""
+    """Recall as a bar and precision as a tick by label, the lowest recall first; counts at the right.
+
+    Of more than `LABEL_COUNT` labels the lowest are drawn.
+    """
     occurring = [(row.recall, row) for row in labels if row.recall is not None]
-    rows = sorted(occurring, key=lambda pair: (pair[0], pair[1].label))
+    rows = sorted(occurring, key=lambda pair: (pair[0], pair[1].label))[:LABEL_COUNT]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()

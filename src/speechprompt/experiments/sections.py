@@ -69,16 +69,20 @@ def _mean_losses(folder: Path | None, steps: Sequence[int]) -> list[float | None
 
 
 def verbalizers_of(artifact: Artifact, lm: UnitLM) -> dict[str, VerbalizerMap]:
-    """The weights of units for each slot's labels; nothing for a fixed verbalizer, whose labels are units."""
+    """The weights of units for each slot's labels; with a fixed verbalizer each label is the one unit it stands for."""
     import torch
 
-    weight = getattr(artifact.entry.verbalizer, "weight", None)
-    if not isinstance(weight, torch.Tensor):
-        return {}
-    columns = lm.lm_ids(torch.arange(lm.unit_count, device=weight.device))
+    verbalizer = artifact.entry.verbalizer
+    weight = getattr(verbalizer, "weight", None)
     units = [str(unit) for unit in range(lm.unit_count)]
     maps = {}
     for slot, labels in artifact.entry.task.slots.items():
-        table = weight.detach()[artifact.entry.verbalizer.columns(slot)][:, columns].float().cpu().numpy()
-        maps[slot] = verbalizer_map(labels, units, table)
+        chosen = verbalizer.columns(slot)
+        ids = lm.lm_ids(torch.arange(lm.unit_count, device=chosen.device))
+        if isinstance(weight, torch.Tensor):
+            table = weight.detach()[chosen][:, ids].float().cpu().numpy()
+            maps[slot] = verbalizer_map(labels, units, table)
+        else:
+            table = (chosen[:, None] == ids).float().cpu().numpy()
+            maps[slot] = verbalizer_map(labels, units, table, limit=int(table.any(0).sum()))
     return maps
