@@ -289,3 +289,40 @@ def test_an_artifact_of_another_lm_is_refused(run: Run, units: Path, trained: Pa
         ran = run(*command, "--lm", other, "--quiet")
         assert ran.code == 1
         assert "was trained on toy@1" in ran.error
+
+
+def test_seeds_rates_and_tasks_train_in_one_run(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    out = tmp_path / "many"
+    flags = ("--lm", toy, "--quiet", *QUICK, "--out")
+    command = ("train", units, "--task", "word", "--task", "length,word", "--seed", "0,1", *flags, out)
+    ran = run(*command, "--json")
+    assert ran.code == 0
+    names = [f"{task}_seed-{seed}" for task in ("word", "length+word") for seed in (0, 1)]
+    assert [row["prompt"] for row in ran.document["prompts"]] == names
+    assert [row["options"] for row in ran.document["prompts"]] == [{"seed": seed} for seed in (0, 1)] * 2
+    assert sorted(p.name for p in out.iterdir()) == sorted([*names, "runs.json", "events.jsonl"])
+    alone = tmp_path / "alone"
+    assert run("train", units, "--slots", "word", "--seed", 1, *flags, alone).code == 0
+    pair = [json.loads((folder / "metrics.json").read_text()) for folder in (alone, out / names[1])]
+    assert pair[0]["valid"]["accuracy"] == pair[1]["valid"]["accuracy"]
+    assert pair[0]["valid"]["loss"] == pytest.approx(pair[1]["valid"]["loss"], abs=1e-4)
+    assert run(*command).code == 1
+    assert run(*command, "--force").code == 0
+    assert not (tmp_path / "many.run").exists()
+
+
+def test_sources_train_in_one_run(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    other = rewritten(units, tmp_path / "other.jsonl", lambda rows: [rows[0] | {"name": "other"}, *rows[1:]])
+    command = ("train", units, other, "--slots", "word", "--lm", toy, "--quiet", *QUICK, "--json", "--out")
+    assert [row["prompt"] for row in run(*command, tmp_path / "a").document["prompts"]] == ["toy", "other"]
+    for more, code, hint in (
+        (("--task", "word"), 2, "either --slots or --task"),
+        (("--folds", 3), 2, "no --folds"),
+        (("--seed", "1,1"), 2, "names a value twice"),
+        (("--seed", "1,x"), 2, "seed"),
+    ):
+        ran = run(*command, tmp_path / "b", *more)
+        assert (ran.code, hint in ran.error) == (code, True), ran.err
+    ran = run("train", units, "--task", "wrod", "--lm", toy, "--quiet", *QUICK, "--out", tmp_path / "b")
+    assert ran.code == 2
+    assert "did you mean word" in ran.error

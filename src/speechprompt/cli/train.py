@@ -1,4 +1,4 @@
-"""The command `train`: one prompt on a source, or one a fold."""
+"""The command `train`: one prompt on a source, one a fold, or several at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from speechprompt.cli.commands import (
     Out,
     SkipUnreadable,
     SlotNames,
-    Source,
     SplitField,
     Threads,
     add_command,
@@ -28,6 +27,7 @@ from speechprompt.cli.commands import (
 )
 from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source
 from speechprompt.cli.terminal import Terminal, pairs, percent
+from speechprompt.cli.together import check_together_output, jobs_of, train_together, with_choices
 from speechprompt.cli.training_options import fill_from_file, option_flags, resolved
 from speechprompt.cli.training_run import RunFolder
 from speechprompt.errors import UsageError
@@ -47,6 +47,20 @@ Shots = Annotated[
 Folds = Annotated[
     int | None,
     typer.Option("--folds", min=3, help="Cross-validate in so many rounds over all utterances instead."),
+]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="A folder of label folders, a manifest, a csv or tsv, or a data set id (hf:owner/name); several train "
+        "a prompt each.",
+    ),
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task", metavar="A,B", help="Slots of one prompt; give it again to train several at once."
+    ),
 ]
 InitFrom = Annotated[
     Path | None,
@@ -69,11 +83,12 @@ def register(app: typer.Typer, with_options: bool) -> None:
 
 def train(
     terminal: Terminal,
-    source: Source,
+    sources: Sources,
     out: Out,
     changes: Mapping[str, Any],
     lm: LmName = "tiny",
     slots: SlotNames = None,
+    tasks: Tasks = None,
     recipe: Recipe = "default",
     shots: Shots = None,
     folds: Folds = None,
@@ -89,32 +104,54 @@ def train(
     """Train a prompt on the train split, chosen on the valid split; the test split is not looked at.
 
     While it runs, PATH.run holds a checkpoint: the same command goes on where a stopped one was. With --folds,
-    PATH holds a prompt for each round (fold1, fold2, ...) and folds.json with the pooled numbers.
+    PATH holds a prompt for each round (fold1, fold2, ...) and folds.json with the pooled numbers. Several sources,
+    several --task, or training options with several values (--seed 0,1,2) train a prompt each, all in one run;
+    PATH then holds a folder for each.
     """
-    from speechprompt.prompting.artifact import Artifact, check_output
+    from speechprompt.prompting.artifact import Artifact
 
-    options = resolved(recipe, changes)
-    chosen = names_of(slots)
-    if folds is not None:
-        from speechprompt.cli.folds import check_folds_output, train_folds
-
-        check_folds_output(out, force)
-    else:
-        check_output(out, force)
-    check_writable(out)
-    corpus = trainable(read_source(source, terminal, chosen, split_field), folds)
+    single, choices = with_choices(changes)
+    options, chosen = resolved(recipe, single), names_of(slots)
+    several = len(sources) > 1 or bool(tasks) or bool(choices)
+    if several and (folds is not None or (slots is not None and tasks)):
+        raise UsageError("several prompts at once take no --folds, and either --slots or --task")
+    _check_output(out, force, folds, several)
+    corpora = [trainable(read_source(one, terminal, chosen, split_field), folds) for one in sources]
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     initial = None if init_from is None else Artifact.load(init_from, spoken_lm)
     if folds is not None:
-        corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
+        from speechprompt.cli.folds import train_folds
+
+        corpus = encoded(corpora[0], spoken_lm, terminal, skip_unreadable)
         document, parts = train_folds(terminal, corpus, spoken_lm, options, out, folds, shots, initial, force)
         terminal.show(document, *parts)
         return
-    has_test = bool(corpus.split("test"))
-    corpus = only_splits(few(corpus, shots, options.seed), ("train", "valid"))
-    corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
-    artifact = train_resumably(terminal, RunFolder(out), corpus, spoken_lm, options, initial, force)
-    terminal.show(document_of(artifact, out), *_parts(artifact, out, source, lm, has_test))
+    has_test = bool(corpora[0].split("test"))
+    corpora = [only_splits(few(one, shots, options.seed), ("train", "valid")) for one in corpora]
+    asked = [names_of(task) or [] for task in tasks or ()]
+    jobs_of(corpora, asked, options, choices)  # wrong slots and values fail before anything is encoded
+    corpora = [encoded(one, spoken_lm, terminal, skip_unreadable) for one in corpora]
+    if several:
+        jobs = jobs_of(corpora, asked, options, choices, initial)
+        train_together(terminal, jobs, spoken_lm, out, force)
+        return
+    artifact = train_resumably(terminal, RunFolder(out), corpora[0], spoken_lm, options, initial, force)
+    terminal.show(document_of(artifact, out), *_parts(artifact, out, sources[0], lm, has_test))
+
+
+def _check_output(out: Path, force: bool, folds: int | None, several: bool) -> None:
+    """What each kind of output says when something is at `out`, or nothing can be written there."""
+    if several:
+        check_together_output(out, force)
+    elif folds is not None:
+        from speechprompt.cli.folds import check_folds_output
+
+        check_folds_output(out, force)
+    else:
+        from speechprompt.prompting.artifact import check_output
+
+        check_output(out, force)
+    check_writable(out)
 
 
 def trainable(corpus: Corpus, folds: int | None) -> Corpus:

@@ -89,6 +89,7 @@ class _Listener:
     loss: float | None = None
     accuracy: float | None = None
     best: float = field(default=-1.0)
+    best_of: dict[str, float] = field(default_factory=dict)
 
     def hear(self, event: Mapping[str, Any]) -> None:
         """Write the event down, and show where training stands."""
@@ -104,6 +105,7 @@ class _Listener:
         elif kind == "evaluation":
             self.accuracy = event["accuracy"]
             self.best = max(self.best, event["accuracy"])
+            self.best_of[event["run"]] = max(self.best_of.get(event["run"], -1.0), event["accuracy"])
             self.file.flush()
         elif kind == "learning_rate":
             self.terminal.say(f"learning rate {event['rate']:.2g} found by range test")
@@ -112,6 +114,8 @@ class _Listener:
 
     def _text(self) -> str:
         parts = [] if self.loss is None else [f"loss {self.loss:.3f}"]
-        if self.accuracy is not None:
+        if len(self.best_of) > 1:
+            parts += [f"best valid {percent(min(self.best_of.values()))} to {percent(self.best)}"]
+        elif self.accuracy is not None:
             parts += [f"valid {percent(self.accuracy)} (best {percent(self.best)})"]
         return "  ".join(parts)

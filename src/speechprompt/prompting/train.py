@@ -17,11 +17,10 @@ from speechprompt.errors import ArtifactError
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact, PromptConfig
 from speechprompt.prompting.bank import TaskPrompt
-from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.training import Listener, train_runs
+from speechprompt.prompting.training import Listener
 from speechprompt.prompting.trust import outputs_of, trust_of
 from speechprompt.prompting.verbalizers import FixedVerbalizer
 from speechprompt.speech.manifest import Corpus
@@ -63,19 +62,16 @@ def train_many(
     checkpoint: Path | None = None,
 ) -> list[Artifact]:
     """The same for several sets of options (seeds, learning rates, lengths) in one joint run over the bank."""
+    from speechprompt.prompting.joint import Job, train_jobs
+
     require_trainable(corpus)
     task = Task.of_corpus(corpus, slots, name)
     corpus = encode_corpus(corpus, spoken_lm).corpus
-    examples = {split: Examples.of(task, corpus.split(split)) for split in ("train", "valid")}
-    runs = []
-    for i, options in enumerate(variants):
-        entry = new_entry(task, spoken_lm.lm, options, examples["train"].units, examples["train"].targets)
-        if initial is not None:
-            start_from(entry, initial)
-        label = task.name if len(variants) == 1 else f"{task.name}-{i}"
-        runs.append(Run(label, entry, options, examples["train"], examples["valid"]))
-    train_runs(spoken_lm.lm, runs, listener, checkpoint)
-    return [finish(run, spoken_lm, corpus) for run in runs]
+    jobs = [
+        Job(task.name if len(variants) == 1 else f"{task.name}-{i}", corpus, task, options, initial)
+        for i, options in enumerate(variants)
+    ]
+    return train_jobs(jobs, spoken_lm, listener, checkpoint)
 
 
 def start_from(entry: TaskPrompt, initial: Artifact) -> None:

@@ -19,7 +19,7 @@ from speechprompt.lms.batch import UnitBatch, collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import Bank
 from speechprompt.prompting.classifier import classify
-from speechprompt.prompting.losses import label_losses, published_loss
+from speechprompt.prompting.losses import EntryLoss, label_losses, published_loss
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.speech.buckets import length_buckets
 
@@ -92,20 +92,34 @@ def train_step(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, float, int, i
 
 
 def _joint_losses(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, Tensor, Tensor | None, int]]:
+    """The batches of all runs in as few forward passes as their lengths allow without much padding."""
     chosen = [run.next_batch() for run in runs]
-    units = [row for run, indices in zip(runs, chosen, strict=True) for row in run.training_units(indices)]
-    rows = torch.repeat_interleave(torch.tensor([len(indices) for indices in chosen]))
-    targets = [run.train.targets[indices].to(lm.device) for run, indices in zip(runs, chosen, strict=True)]
-    losses = label_losses(
-        lm,
-        Bank([run.entry for run in runs]),
-        collate(units).to(lm.device),
-        rows.to(lm.device),
-        targets,
-        [run.options.label_smoothing for run in runs],
-        [run.dropouts for run in runs],
-    )
-    return [(run, x.loss, x.correct, x.count) for run, x in zip(runs, losses, strict=True)]
+    units = [run.training_units(indices) for run, indices in zip(runs, chosen, strict=True)]
+    found: dict[int, EntryLoss] = {}
+    for group in _of_like_length([max(map(len, rows)) for rows in units]):
+        members = [runs[i] for i in group]
+        losses = label_losses(
+            lm,
+            Bank([run.entry for run in members]),
+            collate([row for i in group for row in units[i]]).to(lm.device),
+            torch.repeat_interleave(torch.tensor([len(chosen[i]) for i in group])).to(lm.device),
+            [runs[i].train.targets[chosen[i]].to(lm.device) for i in group],
+            [run.options.label_smoothing for run in members],
+            [run.dropouts for run in members],
+        )
+        found |= dict(zip(group, losses, strict=True))
+    return [(run, found[i].loss, found[i].correct, found[i].count) for i, run in enumerate(runs)]
+
+
+def _of_like_length(longest: Sequence[int]) -> list[list[int]]:
+    """Runs whose batches' longest rows are within a quarter (and 8 units) of each other, shortest first."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(longest)), key=longest.__getitem__):
+        if groups and longest[i] <= 1.25 * longest[groups[-1][0]] + 8:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
 
 
 def _rows(lm: UnitLM, examples: Examples, indices: Sequence[int]) -> tuple[UnitBatch, Tensor]:

@@ -1,0 +1,83 @@
+"""Several prompts in one training run: other tasks, corpora, seeds, rates and lengths over one frozen LM."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechprompt.errors import UsageError
+from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.run import Examples, Run
+from speechprompt.prompting.task import Task
+from speechprompt.prompting.train import finish, start_from
+from speechprompt.prompting.training import Listener, train_runs
+from speechprompt.speech.manifest import Corpus
+from speechprompt.speech.splits import require_trainable
+from speechprompt.spoken_lm import SpokenLM
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One prompt to train: its name among the others, a corpus that carries units, a task and options."""
+
+    name: str
+    corpus: Corpus
+    task: Task
+    options: TrainingOptions
+    initial: Artifact | None = None
+
+
+def train_jobs(
+    jobs: Sequence[Job],
+    spoken_lm: SpokenLM,
+    listener: Listener | None = None,
+    checkpoint: Path | None = None,
+) -> list[Artifact]:
+    """Train every job in one run over the bank; each ends as it would alone, up to rounding.
+
+    UsageError when two jobs share a name; other errors as `train`. Side effects: `checkpoint` while training.
+    """
+    if len({job.name for job in jobs}) < len(jobs):
+        raise UsageError("two prompts of one run share a name; give their tasks or options other names")
+    known: dict[tuple[int, str], tuple[Examples, Examples]] = {}
+    runs = []
+    for job in jobs:
+        require_trainable(job.corpus)
+        # runs of one task share its examples: hundreds of trials cost the memory of one
+        key = (id(job.corpus), str(job.task))
+        if key not in known:
+            train, valid = (Examples.of(job.task, job.corpus.split(split)) for split in ("train", "valid"))
+            known[key] = train, valid
+        train, valid = known[key]
+        entry = new_entry(job.task, spoken_lm.lm, job.options, train.units, train.targets)
+        if job.initial is not None:
+            start_from(entry, job.initial)
+        runs.append(Run(job.name, entry, job.options, train, valid))
+    train_runs(spoken_lm.lm, runs, listener, checkpoint)
+    return [finish(run, spoken_lm, job.corpus) for run, job in zip(runs, jobs, strict=True)]
+
+
+def variants_of(
+    options: TrainingOptions, choices: Mapping[str, Sequence[Any]]
+) -> list[tuple[str, TrainingOptions]]:
+    """Every combination of choices, the last changing fastest, with a short name of what was chosen.
+
+    UsageError for a value that an option does not take.
+    """
+    found = []
+    for values in itertools.product(*choices.values()):
+        changes = dict(zip(choices, values, strict=True))
+        set_before = options.model_dump(exclude_unset=True)
+        resolved = TrainingOptions.of_recipe(options.recipe, {**set_before, **changes})
+        found.append((name_of(changes), resolved))
+    return found
+
+
+def name_of(changes: Mapping[str, Any]) -> str:
+    """`seed-1_learning-rate-0.02`: a name for a folder."""
+    return "_".join(f"{name.replace('_', '-')}-{value}" for name, value in changes.items())
