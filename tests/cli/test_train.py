@@ -78,7 +78,7 @@ def test_defaults_give_way_to_the_file_and_the_file_to_flags(
 @pytest.mark.parametrize(
     ("text", "hint"),
     [("stepz = 3\n", "steps"), ("[train]\nsteps = 3\n", "unknown option"), ("steps = \n", "not TOML"),
-     ("[steps]\na = 3\n", "table")],
+     ("[steps]\na = 3\n", "steps_a")],
 )  # fmt: skip
 def test_a_wrong_file_is_a_usage_error(run: Run, units: Path, tmp_path: Path, text: str, hint: str) -> None:
     config = tmp_path / "options.toml"
