@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DEFAULT = "tiny"
 DESCRIPTION = "spoken_lm.json"
 BUNDLED = Path(__file__).parent / "bundled"
+TRACKERS = ("f0", "yaapt")
+"""What follows `+` in the name of a tokenizer whose units carry F0: our own tracker, or pGSLM's authors'."""
 HUBERT_UNITS = {f"hubert-base-l6-km{count}": count for count in (50, 100, 200)}
 """Published tokenizers: HuBERT-base, layer 6, k-means of so many centres."""
 
@@ -34,12 +36,22 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A spoken LM that others trained: what it is called here and what it is made of."""
+    """A spoken LM that others trained: what it is called here and what it is made of.
+
+    `archive` is the unit LM's file in `downloads.PUBLISHED`, `f0_bins` that of a discrete pGSLM's bins.
+    """
 
     name: str
     tokenizer: str
     archive: str
     license: str
+    f0_bins: str | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """Names in `downloads.PUBLISHED` of everything that it needs."""
+        centres = self.tokenizer.partition("+")[0]
+        return ["hubert-base-ls960", centres, self.archive, *([self.f0_bins] if self.f0_bins else [])]
 
 
 PUBLISHED = {
@@ -47,6 +59,15 @@ PUBLISHED = {
         f"gslm-hubert{count}", f"hubert-base-l6-km{count}", f"gslm-hubert{count}", "MIT (fairseq)"
     )
     for count in (50, 100, 200)
+} | {
+    f"pgslm-{kind}": Published(
+        f"pgslm-{kind}",
+        "hubert-base-l6-km100+yaapt",
+        f"pgslm-{kind}-prosody",
+        "MIT (fairseq)",
+        "pgslm-f0-bins" if kind == "discrete" else None,
+    )
+    for kind in ("discrete", "continuous")
 }
 
 
@@ -133,11 +154,7 @@ class SpokenLM:
     @classmethod
     def _published(cls, model: Published, device: str, dtype: Dtype) -> SpokenLM:
         def lm() -> UnitLM:
-            from speechprompt.downloads import fetch_published
-            from speechprompt.lms.fairseq import load_gslm
-            from speechprompt.lms.gslm_units import GslmUnitLM
-
-            return _placed(GslmUnitLM(load_gslm(fetch_published(model.archive))), device, dtype)
+            return _placed(_published_lm(model), device, dtype)
 
         return cls(
             f"{model.name}@1",
@@ -175,9 +192,13 @@ def load_tokenizer(name_or_folder: str | Path, device: str = "cpu") -> UnitToken
     """A tokenizer from its folder (`tokenizer.json` names its kind) or by its published name."""
     if isinstance(name_or_folder, str) and name_or_folder in HUBERT_UNITS:
         return _hubert(HUBERT_UNITS[name_or_folder], device)
+    bare, plus, tracker = str(name_or_folder).rpartition("+")
+    if isinstance(name_or_folder, str) and plus and bare in HUBERT_UNITS:
+        return _with_f0(_hubert(HUBERT_UNITS[bare], device), tracker, device)
     folder = Path(name_or_folder)
     try:
-        kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["kind"]
+        about = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        kind = about["kind"]
     except FileNotFoundError:
         raise UnknownName("tokenizer", str(name_or_folder), HUBERT_UNITS) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -190,7 +211,55 @@ def load_tokenizer(name_or_folder: str | Path, device: str = "cpu") -> UnitToken
         from speechprompt.tokenizers.hubert import HubertTokenizer
 
         return HubertTokenizer.load(folder, device=device)
-    raise UnknownName("tokenizer kind", str(kind), ("mel-hubert", "hubert"))
+    if kind == "prosody":
+        return _prosody(folder, about, device)
+    raise UnknownName("tokenizer kind", str(kind), ("mel-hubert", "hubert", "prosody"))
+
+
+def _prosody(folder: Path, about: Mapping[str, Any], device: str) -> UnitTokenizer:
+    """A folder of kind `prosody`: `units` names a published tokenizer or a folder inside, `tracker` who follows F0.
+
+    `mean`: "utterance", or a table of speakers' mean log-F0.
+    """
+    units, tracker, mean = about.get("units"), about.get("tracker", "f0"), about.get("mean", "utterance")
+    table = isinstance(mean, dict) and all(isinstance(value, int | float) for value in mean.values())
+    if not isinstance(units, str) or not (mean == "utterance" or table):
+        raise CheckpointError(
+            f"{folder / 'tokenizer.json'} does not say whose units carry F0, and from which mean"
+        )
+    inside = folder / units
+    if inside.resolve() == folder.resolve():
+        raise CheckpointError(f"{folder / 'tokenizer.json'} names itself as its units")
+    return _with_f0(load_tokenizer(inside if inside.is_dir() else units, device), str(tracker), device, mean)
+
+
+def _with_f0(tokenizer: UnitTokenizer, tracker: str, device: str, mean: Any = "utterance") -> UnitTokenizer:
+    from speechprompt.tokenizers.prosody import ProsodyTokenizer
+
+    if tracker == "yaapt":
+        from speechprompt.tokenizers.yaapt import YaaptTracker
+
+        return ProsodyTokenizer(tokenizer, YaaptTracker(), mean)
+    if tracker == "f0":
+        from speechprompt.tokenizers.pitch import BatchPitchTracker
+
+        return ProsodyTokenizer(tokenizer, BatchPitchTracker(device), mean)
+    raise UnknownName("pitch tracker", tracker, TRACKERS)
+
+
+def _published_lm(model: Published) -> UnitLM:
+    from speechprompt.downloads import fetch_published
+
+    archive = fetch_published(model.archive)
+    if model.archive.startswith("pgslm"):
+        from speechprompt.lms.pgslm_fairseq import load_pgslm
+        from speechprompt.lms.pgslm_units import PgslmUnitLM
+
+        return PgslmUnitLM(load_pgslm(archive, fetch_published(model.f0_bins) if model.f0_bins else None))
+    from speechprompt.lms.fairseq import load_gslm
+    from speechprompt.lms.gslm_units import GslmUnitLM
+
+    return GslmUnitLM(load_gslm(archive))
 
 
 def _hubert(centres: int, device: str) -> UnitTokenizer:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from golden_cases import assert_golden
 from lms.toy_pgslm import KINDS, fairseq_tensors, prosodic_units, slow_states, toy_lm, toy_pgslm
-from speechprompt.errors import CheckpointError, UnitsError, UnknownName
+from speechprompt.errors import CheckpointError, UnitsError, UnknownName, UsageError
 from speechprompt.lms.batch import UnitBatch, collate
 from speechprompt.lms.pgslm_units import PgslmUnitLM
 from speechprompt.lms.protocol import UnitLM
@@ -26,6 +26,7 @@ from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import train_runs
+from speechprompt.prompting.verbalizers import stream_sizes
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import load_unit_lm
 from speechprompt.testing import UNIT_COUNT
@@ -300,3 +301,39 @@ def test_unknown_options_and_damaged_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(CheckpointError, match="a pGSLM"):
         PgslmUnitLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_a_verbalizer_over_all_streams_mixes_with_others(kind: str, tmp_path: Path) -> None:
+    lm = toy_lm(kind)
+    sizes = stream_sizes(lm)
+    assert list(sizes) == ["units", "duration", "f0"]
+    plain, joint = entry_of(lm), entry_of(lm, streams="all", seed=3)
+    assert joint.verbalizer.weight.shape == (4, sum(sizes.values()))
+    bank, rows = Bank([plain, joint]), torch.tensor([0, 1, 1, 0])
+    bank = bank.fold(lm)
+    mixed = {scores.entry: scores for scores in classify(lm, bank, collate(UNITS), rows)}
+    for k, entry in enumerate((plain, joint)):
+        for place, row in enumerate(mixed[k].rows.tolist()):
+            [alone] = classify(lm, Bank([entry]).fold(lm), collate([UNITS[row]]), torch.tensor([0]))
+            for slot, scores in alone.slots.items():
+                ours, theirs = mixed[k].slots[slot][place].detach(), scores[0].detach()
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    run = run_of(lm, streams="all", steps=4, evaluations=1)
+    weight = run.entry.verbalizer.weight.detach().clone()
+    train_runs(lm, [run])
+    columns = (run.entry.verbalizer.weight != weight).any(0)
+    assert columns[: sizes["units"]].any()
+    assert columns[sizes["units"] :].any()
+    with pytest.raises(UsageError, match="learnable"):
+        TrainingOptions.of_recipe("default", {"streams": "all", "verbalizer": "random"})
+
+
+def test_the_folder_says_what_stands_under_the_separator(tmp_path: Path) -> None:
+    model = toy_pgslm(separator_prosody="start")
+    model.save_pretrained(tmp_path)
+    read = PgslmUnitLM.from_pretrained(tmp_path)
+    assert read.separator_prosody == "start"
+    assert (
+        read.fingerprint == PgslmUnitLM(model, "start").fingerprint != PgslmUnitLM(model, "last").fingerprint
+    )

@@ -31,6 +31,7 @@ TRACKS = st.lists(st.sampled_from([0.0, 80.0, 100.0, 150.0, 250.0]), max_size=60
 class FixedTracker:
     """Every clip has the same pitch in its louder half-milliseconds."""
 
+    name = "fixed"
     fingerprint = "fixed"
 
     def track(self, waveforms: Sequence[Waveform], sample_rate: int) -> list[Pitch]:

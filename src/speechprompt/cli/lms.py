@@ -95,7 +95,7 @@ def published_files(name: str) -> list[PublishedFile]:
     if name not in PUBLISHED:
         raise UnknownName("published spoken LM", name, PUBLISHED)
     model = PUBLISHED[name]
-    return [downloads.PUBLISHED[part] for part in ("hubert-base-ls960", model.tokenizer, model.archive)]
+    return [downloads.PUBLISHED[part] for part in model.files]
 
 
 def fetch(terminal: Terminal, name: Name) -> None:
@@ -122,7 +122,10 @@ def convert(
     terminal: Terminal,
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A fairseq GSLM: a .tgz, its folder, or checkpoint_best.pt."),
+        typer.Argument(
+            metavar="PATH",
+            help="A fairseq GSLM (a .tgz, its folder, or checkpoint_best.pt) or pGSLM (a .pt).",
+        ),
     ],
     out: Out,
     tokenizer: Annotated[
@@ -137,20 +140,33 @@ def convert(
     license: Annotated[
         str | None, typer.Option("--license", metavar="TEXT", help="Under which licence it was published.")
     ] = None,
+    f0_bins: Annotated[
+        Path | None,
+        typer.Option(
+            "--f0-bins", metavar="PATH", help="F0 bins of a discrete pGSLM; by default the file beside PATH."
+        ),
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Turn a fairseq GSLM checkpoint into a spoken-LM folder: safetensors and spoken_lm.json, no pickles."""
-    from speechprompt.lms.fairseq import load_gslm
+    """Turn a fairseq GSLM or pGSLM checkpoint into a spoken-LM folder: safetensors and spoken_lm.json, no pickles."""
     from speechprompt.lms.gslm_units import GslmUnitLM
+    from speechprompt.lms.pgslm import PgslmForCausalLM
+    from speechprompt.lms.pgslm_fairseq import load_unit_lm_checkpoint
+    from speechprompt.lms.pgslm_units import PgslmUnitLM
     from speechprompt.spoken_lm_folder import check_folder_output, write_folder
 
     check_folder_output(out, force)
-    model = load_gslm(path)
-    lm = GslmUnitLM(model)
-    made_by = tokenizer or _tokenizer_for(lm.unit_count)
+    model = load_unit_lm_checkpoint(path, f0_bins)
+    config = model.config
+    prosodic = isinstance(model, PgslmForCausalLM)
+    lm = PgslmUnitLM(model) if isinstance(model, PgslmForCausalLM) else GslmUnitLM(model)
+    made_by = tokenizer or _tokenizer_for(lm.unit_count) + ("+yaapt" if prosodic else "")
+    if prosodic and config.discrete_f0 and config.reads_f0 and config.f0_edges is None:
+        raise UsageError(f"{path} reads F0 in bins; name the file of their edges with --f0-bins")
     write_folder(out, model, name or out.name, made_by, license, force)
     document = {
         "folder": str(out),
+        "kind": config.model_type,
         "tokenizer": made_by,
         "unit_count": lm.unit_count,
         "layers": lm.layers,

@@ -18,6 +18,7 @@ class PgslmConfig(PreTrainedConfig):
     `max_duration` (frames) clips discrete durations; `f0_edges` are the `f0_bins` - 1 ascending edges of a
     discrete F0 stream, in mean-normalised log-Hz. `reads_duration`, `reads_f0`: whether the stream is an input
     (the `no_prosody` models predict what they do not read). `loss_weights`: of units, duration and F0.
+    `separator_prosody`: what a prompt's separator carries in the prosody streams (docs/decisions/0007).
     """
 
     model_type = "pgslm"
@@ -38,6 +39,7 @@ class PgslmConfig(PreTrainedConfig):
     f0_bins: int = 32
     f0_edges: list[float] | None = None
     loss_weights: list[float] | None = None
+    separator_prosody: str = "last"
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

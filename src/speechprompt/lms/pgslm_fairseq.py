@@ -11,7 +11,8 @@ from torch import Tensor
 
 from speechprompt.checkpoints import read_checkpoint
 from speechprompt.errors import CheckpointError
-from speechprompt.lms.fairseq import attention_heads, model_tensors, option, trunk_sizes
+from speechprompt.lms.fairseq import attention_heads, load_gslm, model_tensors, option, trunk_sizes
+from speechprompt.lms.gslm import GslmForCausalLM
 from speechprompt.lms.pgslm import PgslmForCausalLM
 from speechprompt.lms.pgslm_config import SPECIALS, PgslmConfig
 
@@ -35,6 +36,18 @@ def load_pgslm(path: str | Path, f0_bins: str | Path | None = None) -> PgslmForC
     if f0_bins is not None and model.config.discrete_f0:
         model.config.f0_edges = read_f0_edges(f0_bins, model.config.f0_bins)
     return model
+
+
+def load_unit_lm_checkpoint(
+    path: str | Path, f0_bins: str | Path | None = None
+) -> GslmForCausalLM | PgslmForCausalLM:
+    """A GSLM (an archive, a folder, or a .pt with a dict.txt) or a pGSLM (a .pt without, or with bins named).
+
+    Errors as `load_gslm` and `load_pgslm`.
+    """
+    path = Path(path)
+    has_dictionary = path.suffix != ".pt" or (path.parent / "dict.txt").is_file()
+    return load_gslm(path) if has_dictionary and f0_bins is None else load_pgslm(path, f0_bins)
 
 
 def pgslm_from_tree(tree: Any, source: str) -> PgslmForCausalLM:

@@ -22,11 +22,12 @@ MissingStreams = Literal["refuse", "neutral"]
 class PgslmUnitLM(DecoderUnitLM):
     """Rows `<s> u1..un <separator> answers`; each row carries the duration and F0 of the unit before it.
 
-    `separator_prosody` is what stands under the separator. SpeechPrompt v2 never published its choice. `last`
-    (the default) keeps the streams as the LM was trained on them: behind u_n come d_n and f_n, which no other row
-    shows, so that a prompt can use the last unit's prosody. `start` puts the values of `<s>` there (0 frames, no
-    pitch) and hides them: the ablation. The separator and answers have no prosody of their own, so the rows
-    behind them carry the start values under both. A prompt is bound to the choice: the fingerprint covers it.
+    `separator_prosody` (None: as the model's configuration says) is what stands under the separator. SpeechPrompt v2
+    never published its choice. `last` (the default) keeps the streams as the LM was trained on them: behind u_n come
+    d_n and f_n, which no other row shows, so that a prompt can use the last unit's prosody. `start` puts the values
+    of `<s>` there (0 frames, no pitch) and hides them: the ablation. The separator and answers have no prosody of
+    their own, so the rows behind them carry the start values under both. A prompt is bound to the choice: the
+    fingerprint covers it.
 
     `missing_streams`: units without durations or F0 are refused, or (`neutral`) read as 0 frames and the
     speaker's mean pitch, as the `no_prosody` models always do; those need no prosody at all.
@@ -37,10 +38,11 @@ class PgslmUnitLM(DecoderUnitLM):
     def __init__(
         self,
         model: PgslmForCausalLM,
-        separator_prosody: SeparatorProsody = "last",
+        separator_prosody: SeparatorProsody | None = None,
         missing_streams: MissingStreams = "refuse",
         fingerprint: str | None = None,
     ) -> None:
+        separator_prosody = separator_prosody or cast(SeparatorProsody, model.config.separator_prosody)
         for kind, name, known in (
             ("separator prosody", separator_prosody, get_args(SeparatorProsody)),
             ("rule for missing streams", missing_streams, get_args(MissingStreams)),
@@ -58,10 +60,13 @@ class PgslmUnitLM(DecoderUnitLM):
     def from_pretrained(
         cls,
         folder: str | Path,
-        separator_prosody: SeparatorProsody = "last",
+        separator_prosody: SeparatorProsody | None = None,
         missing_streams: MissingStreams = "refuse",
     ) -> PgslmUnitLM:
-        """Load a folder that `save_pretrained` wrote, computing in fp32. CheckpointError when it is damaged."""
+        """Load a folder that `save_pretrained` wrote, computing in fp32. CheckpointError when it is damaged.
+
+        What stands under the separator is what its config.json says, unless it is named.
+        """
         model = cast(PgslmForCausalLM, read_model(PgslmForCausalLM, folder, "a pGSLM"))
         try:
             return cls(model, separator_prosody, missing_streams)

@@ -24,7 +24,12 @@ from speechprompt.prompting.domain import Domain
 from speechprompt.prompting.kinds import Decoding, Method
 from speechprompt.prompting.prompt import Prompt
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbalizer, Verbalizer
+from speechprompt.prompting.verbalizers import (
+    FixedVerbalizer,
+    LearnableVerbalizer,
+    Verbalizer,
+    stream_sizes,
+)
 from speechprompt.spoken_lm import SpokenLM
 
 CONFIG, TENSORS, METRICS, CARD = "prompt_config.json", "prompt.safetensors", "metrics.json", "README.md"
@@ -51,6 +56,9 @@ class PromptConfig(BaseModel):
     slots: dict[str, list[str]] = Field(min_length=1)
     verbalizer: Literal["fixed", "learnable"]
     verbalizer_name: str
+    streams: list[str] = Field(
+        ["units"], min_length=1, description="heads of the LM that the verbalizer reads"
+    )
     temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     threshold: float = Field(0.0, allow_inf_nan=False)
     trained_parameters: int
@@ -307,8 +315,11 @@ def _empty_verbalizer(config: PromptConfig, tensors: Mapping[str, Any], lm: Unit
     if config.verbalizer == "fixed":
         return FixedVerbalizer({slot: [0] * len(labels) for slot, labels in config.slots.items()}, lm)
     blank = {slot: torch.zeros(len(labels), dtype=torch.int64) for slot, labels in config.slots.items()}
-    weight = torch.empty(tensors["verbalizer.weight"].shape[0], lm.vocabulary_size)
-    return LearnableVerbalizer(weight, blank, {slot: ids.clone() for slot, ids in blank.items()})
+    sizes = stream_sizes(lm)
+    weight = torch.empty(tensors["verbalizer.weight"].shape[0], sum(sizes[name] for name in config.streams))
+    verbalizer = LearnableVerbalizer(weight, blank, {slot: ids.clone() for slot, ids in blank.items()})
+    verbalizer.streams = tuple(config.streams)
+    return verbalizer
 
 
 def model_card(config: PromptConfig, metrics: Mapping[str, Any]) -> str:

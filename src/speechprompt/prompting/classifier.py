@@ -59,20 +59,21 @@ def _read(
 ) -> None:
     """Run one step; the batch's rows are all of them, or those of the readers in turn."""
     hidden = lm.forward(batch, bank.prefixes(lm, rows), bank.separators(rows))[:, -1]
-    logits = lm.heads_of(hidden)["units"]
+    heads = lm.heads_of(hidden)
     first = 0
     for reader in readers:
         places: Tensor | slice = reader.rows if step == 0 else slice(first, first + len(reader.rows))
         first += len(reader.rows)
         if step == 0:
             reader.hidden = hidden[places]
-        reader.read(logits[places], step)
+        reader.read({name: logits[places] for name, logits in heads.items()}, step)
 
 
-def _logits(lm: UnitLM, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor) -> Tensor:
-    """Unit logits (B,V) at the last answer, or at the separator when there is none."""
-    hidden = lm.forward(batch, prefixes, separators)
-    return lm.heads_of(hidden[:, -1])["units"]
+def _heads(
+    lm: UnitLM, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor
+) -> dict[str, Tensor]:
+    """Named logits at the last answer, or at the separator when there is none."""
+    return lm.heads_of(lm.forward(batch, prefixes, separators)[:, -1])
 
 
 class _Reader:
@@ -88,8 +89,9 @@ class _Reader:
         self.slots: dict[str, Tensor] = {}
         self.fed_back: list[Tensor] = []
 
-    def read(self, logits: Tensor, step: int) -> None:
-        """Take the scores of a step from logits (b,V), and the LM ids (b,) to feed back where a slot is left."""
+    def read(self, heads: Mapping[str, Tensor], step: int) -> None:
+        """Take the scores of a step from named logits (b,V), and the LM ids (b,) to feed back where a slot is left."""
+        logits = self.verbalizer.logits(heads)
         chosen = self.verbalizer.slots if self.at_once else self.verbalizer.slots[step : step + 1]
         for slot in chosen:
             self.slots[slot] = self.verbalizer.scores(logits, slot).log_softmax(-1)
@@ -113,7 +115,8 @@ def decode_freely(
     decoded: list[list[int]] = [[] for _ in rows]
     open_rows = set(range(len(rows)))
     for _ in range(limit or len(verbalizer.slots) + 1):
-        best = verbalizer.outputs(_logits(lm, batch.with_answers(answers), prefixes, separators)).argmax(-1)
+        heads = _heads(lm, batch.with_answers(answers), prefixes, separators)
+        best = verbalizer.outputs(verbalizer.logits(heads)).argmax(-1)
         open_rows = {i for i in open_rows if int(best[i]) != verbalizer.end}
         if not open_rows:
             break

@@ -20,6 +20,7 @@ from speechprompt.prompting.verbalizers import (
     learnable,
     learnable_as_published,
     random_units,
+    stream_sizes,
 )
 from speechprompt.speech.units import Units
 
@@ -87,4 +88,4 @@ def _verbalizer(
         return frequency_units(task, lm, [counts[unit] for unit in range(lm.unit_count)], labels)
     if options.recipe == "paper":
         return learnable_as_published(task, lm, generator)
-    return learnable(task, lm, generator)
+    return learnable(task, lm, generator, tuple(stream_sizes(lm)) if options.streams == "all" else ("units",))

@@ -37,6 +37,10 @@ class TrainingOptions(BaseModel):
         False, description="move unit positions by the prompt's length, as peft does"
     )
     verbalizer: VerbalizerName = Field("learnable", description="how LM outputs become labels")
+    streams: Literal["units", "all"] = Field(
+        "units",
+        description="what a learnable verbalizer reads of a prosodic LM: units, or durations and F0 too",
+    )
     decoding: Decoding = Field("parallel", description="slots at once, or one after another")
     initialisation: Literal["units", "normal"] = Field(
         "units", description="start from states of real training units, or from N(0,1)"
@@ -101,11 +105,14 @@ class TrainingOptions(BaseModel):
         if values.get("answer_coverage") is not None and values.get("answer_error") is not None:
             raise UsageError("a threshold keeps to one bound: --answer-coverage or --answer-error, not both")
         try:
-            return cls.model_validate(values)
+            options = cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"][:1])
             raise UsageError(f"training option '{place}': {first['msg']} (got {first['input']!r})") from None
+        if options.streams == "all" and (options.verbalizer != "learnable" or options.recipe == "paper"):
+            raise UsageError("streams 'all' needs the learnable verbalizer of the recipe 'default'")
+        return options
 
     def length_for(self, layers: int, width: int) -> int:
         """P for an LM of so many layers and such a width."""

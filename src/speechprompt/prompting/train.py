@@ -109,6 +109,7 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
         slots={slot: list(labels) for slot, labels in entry.task.slots.items()},
         verbalizer="fixed" if isinstance(entry.verbalizer, FixedVerbalizer) else "learnable",
         verbalizer_name=options.verbalizer,
+        streams=list(entry.verbalizer.streams),
         temperatures=dict(trust.calibration.temperatures),
         threshold=trust.calibration.threshold,
         trained_parameters=entry.trained_parameters(),

@@ -206,6 +206,8 @@ def _digest(examples: Examples) -> str:
     digest = hashlib.sha256(examples.targets.numpy().tobytes())
     for units in examples.units:
         digest.update(f"{len(units)} ".encode() + units.ids.tobytes())
+        for stream in (units.durations, units.f0):
+            digest.update(b"-" if stream is None else stream.tobytes())
     return digest.hexdigest()
 
 

@@ -25,8 +25,11 @@ class Verbalizer(nn.Module):
 
     `columns[slot]` (C,) int64 points into the outputs; `answers[slot]` (C,) int64 are the LM ids fed back to
     the LM when a slot's label is known. `separator` and `end` are the outputs that stand for the separator and
-    for `</s>`, in losses and decoding over all outputs. Subclasses say what the outputs are.
+    for `</s>`, in losses and decoding over all outputs. `streams` names the LM's heads that are read side by side as
+    one row of logits; V is then their sum. Subclasses say what the outputs are.
     """
+
+    streams: tuple[str, ...] = ("units",)
 
     def __init__(
         self, columns: Mapping[str, Tensor], answers: Mapping[str, Tensor], separator: int, end: int
@@ -50,6 +53,11 @@ class Verbalizer(nn.Module):
     def answers(self, slot: str) -> Tensor:
         """LM id that stands for each label (C,)."""
         return self.get_buffer(f"answers_{self.slots.index(slot)}")
+
+    def logits(self, heads: Mapping[str, Tensor]) -> Tensor:
+        """The row of logits (..., V) that is read of an LM's heads."""
+        read = [heads[name] for name in self.streams]
+        return read[0] if len(read) == 1 else torch.cat(read, -1)
 
     def outputs(self, logits: Tensor) -> Tensor:
         """Scores (..., O) over all outputs from LM logits (..., V)."""
@@ -92,14 +100,26 @@ class LearnableVerbalizer(Verbalizer):
         return nn.functional.linear(logits, self.weight[self.columns(slot)])
 
 
-def learnable(task: Task, lm: UnitLM, generator: torch.Generator) -> LearnableVerbalizer:
-    """A learnable verbalizer with an output a label and slot, drawn as torch's Linear draws."""
+def learnable(
+    task: Task, lm: UnitLM, generator: torch.Generator, streams: Sequence[str] = ("units",)
+) -> LearnableVerbalizer:
+    """A learnable verbalizer with an output a label and slot, drawn as torch's Linear draws, over some streams."""
     columns, first = {}, 0
     for slot, labels in task.slots.items():
         columns[slot] = torch.arange(first, first + len(labels))
         first += len(labels)
     answers = {slot: lm.lm_ids(column % lm.unit_count) for slot, column in columns.items()}
-    return LearnableVerbalizer(_linear_weight(first, lm.vocabulary_size, generator), columns, answers)
+    sizes = stream_sizes(lm)
+    weight = _linear_weight(first, sum(sizes[name] for name in streams), generator)
+    verbalizer = LearnableVerbalizer(weight, columns, answers)
+    verbalizer.streams = tuple(streams)
+    return verbalizer
+
+
+def stream_sizes(lm: UnitLM) -> dict[str, int]:
+    """How many logits each of the LM's heads has; 'units' comes first."""
+    heads = lm.heads_of(torch.zeros(1, lm.width, device=lm.device, dtype=lm.dtype))
+    return {name: logits.shape[-1] for name, logits in heads.items()}
 
 
 def learnable_as_published(task: Task, lm: UnitLM, generator: torch.Generator) -> LearnableVerbalizer:

@@ -63,6 +63,7 @@ class BatchPitchTracker:
     are resampled to 16 kHz first.
     """
 
+    name = "f0"
     fingerprint = "batch-pitch-2"
 
     def __init__(self, device: torch.device | str = "cpu") -> None:

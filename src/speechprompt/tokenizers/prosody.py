@@ -33,9 +33,12 @@ Pitch = NDArray[np.float32]
 class PitchTracker(Protocol):
     """Waveforms -> F0 tracks of ceil(S * F0_RATE / sample_rate) values; `fingerprint` covers every option.
 
+    `name` is what stands behind `+` in the name of a tokenizer whose units it gives F0.
+
     Any finite waveform has a result: silence, noise and clips shorter than a period are unvoiced throughout.
     """
 
+    name: str
     fingerprint: str
 
     def track(self, waveforms: Sequence[Waveform], sample_rate: int) -> list[Pitch]:
@@ -58,7 +61,7 @@ class ProsodyTokenizer:
     ) -> None:
         self.tokenizer, self.tracker = tokenizer, tracker
         self.means: Mapping[str, float] = {} if mean == "utterance" else mean
-        self.name = f"{tokenizer.name}+f0"
+        self.name = f"{tokenizer.name}+{tracker.name}"
         self.sample_rate, self.frame_rate = tokenizer.sample_rate, tokenizer.frame_rate
         self.unit_count = tokenizer.unit_count
         about = [tokenizer.fingerprint, tracker.fingerprint, sorted(self.means.items())]

@@ -33,6 +33,7 @@ class YaaptTracker:
     MissingExtra without the `prosody` extra.
     """
 
+    name = "yaapt"
     fingerprint = "yaapt-amfm_decompy-1.0.12-pgslm"
 
     def __init__(self) -> None:
