@@ -213,7 +213,7 @@ class ResultsTable:
         """The table with the sentence that says how to read it."""
         about = (
             "Accuracy in percent with 95 % intervals (one bootstrap over seeds, then speakers where known, else "
-            f"utterances); all slots must be right. {self.settings['seeds']} seeds, or a fold each; everything is "
+            f"utterances); all slots must be right. Seeds: {self.settings['seeds']}, or a fold each; everything is "
             "chosen on validation. A difference is paired; it beats when its interval excludes zero. `trained`: "
             "parameters of the prompt."
         )
