@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from speechprompt.errors import AudioError, UnitsError
 from speechprompt.speech.units import Units
 from speechprompt.testing import ToyTokenizer
+from speechprompt.tokenizers.pitch import BatchPitchTracker
 from speechprompt.tokenizers.prosody import (
     F0_RATE,
     Pitch,
@@ -170,3 +171,40 @@ def test_yaapt_on_nothing_is_unvoiced(samples: int) -> None:
         assert len(track) == -(-samples // 80)
         assert np.isfinite(track).all()
     assert not tracks[0].any()
+
+
+def hard_clips() -> dict[str, Waveform]:
+    """Half a second at 8 kHz without pitch, with odd pitch, or with hardly anything."""
+    random = np.random.default_rng(0)
+    noise = random.standard_normal(4000).astype(np.float32)
+    times = np.arange(4000) / 8000
+    creak = np.zeros(4000)
+    creak[np.cumsum(8000 / random.uniform(30, 60, 20)).astype(int)[:12]] = 1.0
+    return {
+        "silent": np.zeros(4000, np.float32),
+        "unvoiced": np.diff(noise, append=0).astype(np.float32),
+        "whispered": np.convolve(noise, np.exp(-np.arange(80) / 20) * np.cos(np.arange(80) * 0.5), "same"),
+        "creaky": np.convolve(creak, np.exp(-np.arange(100) / 30), "same"),
+        "child": sum(np.cos(2 * np.pi * 500 * k * times) / k for k in range(1, 6)),
+        "telephone": sum(np.cos(2 * np.pi * 120 * k * times) for k in range(3, 28)),
+        "one frame": noise[:160],
+        "constant": np.full(4000, 0.4, np.float32),
+        "faint": 1e-6 * noise,
+        "clipped": np.sign(noise),
+    }
+
+
+@pytest.mark.parametrize("mean", ["utterance", "table"])
+def test_any_audio_gets_finite_f0_alone_and_in_a_batch(mean: str) -> None:
+    table = {"ana": 5.0} if mean == "table" else "utterance"
+    tokenizer = ProsodyTokenizer(ToyTokenizer(), BatchPitchTracker(), table)
+    clips = [clip.astype(np.float32) for clip in hard_clips().values()]
+    together = tokenizer.encode_batch(clips, ["ana"] * len(clips))
+    for name, clip, units in zip(hard_clips(), clips, together, strict=True):
+        alone = tokenizer.encode(clip, "ana")
+        assert units == alone, name
+        assert units.f0.tolist() == alone.f0.tolist(), name
+        assert np.isfinite(units.f0).all(), name
+        assert (np.abs(units.f0) < 3).all(), name
+        if name in ("silent", "constant", "one frame"):
+            assert not units.f0.any(), name
