@@ -7,6 +7,7 @@ speaker succeed and fail together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -208,6 +209,14 @@ def accuracy_interval(
         return interval
     bound = ((1 - CONFIDENCE) / 2) ** (1 / right.shape[1])
     return Interval(1.0, bound, 1.0) if interval.estimate else Interval(0.0, 0.0, 1 - bound)
+
+
+def wilson_interval(right: int, count: int) -> Interval:
+    """Accuracy of a handful of answers with its 95 % interval; a bootstrap of so few is too sure. Wilson 1927."""
+    z, share = 1.959964, right / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(share, min(share, centre - reach), max(share, centre + reach))
 
 
 def paired_difference_interval(

@@ -21,7 +21,7 @@ from speechprompt.server import teacher
 from speechprompt.server.app import create_app
 from speechprompt.server.lessons import Lessons, TeachingLimits
 from speechprompt.server.settings import ServerSettings
-from speechprompt.server.teaching import keeper
+from speechprompt.server.teaching import keeper, plan_of
 from speechprompt.spoken_lm import SpokenLM
 
 ALLOWED = {"Authorization": f"Bearer {TOKEN}"}
@@ -44,7 +44,7 @@ def form(labels: tuple[str, ...] = ("left", "stop"), count: int = 3, **fields: A
     }
 
 
-def ended(client: TestClient, lesson: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+def ended(client: TestClient, lesson: dict[str, Any], seconds: float = 300) -> dict[str, Any]:
     """The lesson once nothing more changes."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
@@ -78,6 +78,8 @@ def test_a_lesson_ends_in_a_task_that_is_served_and_kept(tmp_path: Path, scratch
     folder.mkdir()
     app = create_app(SpokenLM.load("tiny"), ServerSettings(artifacts=folder, token=TOKEN, watch_seconds=0))
     with TestClient(app) as client:
+        service = app.state.service
+        app.state.lessons = Lessons({**plan_of(service), "steps": 8}, keeper(service))
         begun = client.post("/v1/teaching", **form())
         assert begun.status_code == 202, begun.text
         assert begun.headers["location"] == f"/v1/teaching/{begun.json()['id']}"
@@ -86,7 +88,7 @@ def test_a_lesson_ends_in_a_task_that_is_served_and_kept(tmp_path: Path, scratch
         found = ended(client, begun.json())
         assert found["state"] == "done", found
         assert found["held_out"]["clips"] == 6
-        assert found["step"] == found["steps"] == 60
+        assert found["step"] == found["steps"] == 8
         clip = demo_clips("stop")[0]
         answer = client.post("/v1/classify", files={"file": clip.read_bytes()}, data={"task": ["direction"]})
         assert answer.json()["predictions"][0]["slots"]["label"]["label"] == "stop"

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from speechprompt.spoken_lm import SpokenLM
 
 SLOT = "label"
-NICENESS = 10
+NICENESS = 5
+"""Beside a server that is busy, a teacher gets a quarter of a core; more niceness would starve it."""
 
 
 def main(folder: Path) -> int:

@@ -87,12 +87,12 @@ def lessons_of(request: Request) -> Lessons:
     state = request.app.state
     if state.lessons is None:
         service = service_of(request)
-        state.lessons = Lessons(_plan(service), keeper(service), TeachingLimits())
+        state.lessons = Lessons(plan_of(service), keeper(service), TeachingLimits())
     assert isinstance(state.lessons, Lessons)
     return state.lessons
 
 
-def _plan(service: Service) -> dict[str, Any]:
+def plan_of(service: Service) -> dict[str, Any]:
     """What a teacher needs to know of this server."""
     spoken_lm = service.spoken_lm
     return {

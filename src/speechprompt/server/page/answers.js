@@ -2,15 +2,17 @@
 
 import { element, percent } from "./dom.js";
 
-const FIRST_SHOWN = 5;
+const FIRST_SHOWN = 5; // labels
+const MOST_CARDS = 60;
 
 // Cards of all answers; `chosen` is the task whose parts are shown, `onchoose(task, slot)` asks for another.
 export function answerCards(predictions, chosen, onchoose) {
-  return element(
-    "div",
-    { class: "answers" },
-    predictions.map((prediction) => card(prediction, chosen, onchoose)),
-  );
+  const cards = element("div", { class: "answers" }, predictions.slice(0, MOST_CARDS).map((each) => card(each, chosen, onchoose)));
+  const rest = predictions.slice(MOST_CARDS);
+  const more = element("button", { type: "button", class: "link" }, `${rest.length.toLocaleString("en")} more answers`);
+  more.addEventListener("click", () => more.replaceWith(...rest.map((each) => card(each, chosen, onchoose))));
+  if (rest.length) cards.append(more);
+  return cards;
 }
 
 function card(prediction, chosen, onchoose) {
@@ -22,6 +24,7 @@ function card(prediction, chosen, onchoose) {
     element("h3", { class: "overline", id: heading }, prediction.task),
     slots.map(([slot, answer]) => slotAnswer(prediction, slot, answer, slots.length > 1)),
     prediction.abstained && element("p", { class: "hint" }, "Not sure enough: below the threshold chosen on validation."),
+    prediction.out_of_domain > 1 && element("p", { class: "hint" }, "Unlike the clips that this task was trained on."),
     slots.map(([slot, answer]) => whatMattered(prediction, slot, answer, slots.length > 1, chosen, onchoose)),
   );
 }

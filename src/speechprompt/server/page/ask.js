@@ -3,7 +3,7 @@
 import { answerCards } from "./answers.js";
 import { form, request } from "./api.js";
 import { at, count, element, seconds, tell } from "./dom.js";
-import { History } from "./history.js";
+import { History, summary } from "./history.js";
 import { Picker } from "./picker.js";
 import { RecordButton } from "./record-button.js";
 import { drawSnippets } from "./snippets.js";
@@ -12,6 +12,7 @@ import { Waveform } from "./waveform.js";
 
 const SCORES = 20; // labels a slot that are asked for
 const SETTLE_MILLISECONDS = 250;
+const MOST_SPOKEN = 6; // answers that a screen reader is told at once
 
 export class Ask {
   constructor() {
@@ -109,7 +110,10 @@ export class Ask {
     at("clip").hidden = !entry.answer;
     if (!entry.answer) return at("answers").replaceChildren();
     const { predictions } = entry.answer;
-    this.say(`${count(predictions.length, "answer")} in ${Math.round(entry.milliseconds)} ms`);
+    at("ask-status").replaceChildren(
+      `${count(predictions.length, "answer")} in ${Math.round(entry.milliseconds)} ms`,
+      element("span", { class: "unseen" }, `: ${predictions.slice(0, MOST_SPOKEN).map(summary).join(", ")}`),
+    );
     at("clip").replaceChildren(
       element("div", { class: "row" }, element("h2", { class: "clip-name" }, entry.file.name), element("span", { class: "hint" }, seconds(entry.duration))),
       entry.waveform.node,

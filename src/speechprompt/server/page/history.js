@@ -57,7 +57,7 @@ export class History {
   }
 }
 
-function summary(prediction) {
+export function summary(prediction) {
   const labels = Object.values(prediction.slots).map((slot) => slot.label).join(" ");
   return `${prediction.task}: ${labels} ${percent(prediction.score)}`;
 }

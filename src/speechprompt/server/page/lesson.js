@@ -56,7 +56,7 @@ export class Lesson {
       this.words = element("p", { class: "status", role: "status" });
       this.curve = element("div", { class: "curve" });
       const cancel = element("button", { type: "button", class: "quiet", onclick: () => this.cancel(cancel) }, "Cancel");
-      this.node.replaceChildren(element("h2", {}, this.job.name), this.bar, this.words, this.curve, cancel);
+      this.node.replaceChildren(element("h2", {}, `Teaching “${this.job.name}”`), this.bar, this.words, this.curve, cancel);
     }
     const { stage, step, steps, remaining_seconds: left } = this.job;
     this.bar.value = stage === "training" ? 0.1 + (0.88 * step) / steps : { waiting: 0, loading: 0.03, encoding: 0.06, checking: 0.99 }[stage] ?? 0;
@@ -112,5 +112,5 @@ function labelBar([label, { right, clips }]) {
 function lossCurve(losses, steps) {
   const most = Math.max(...losses.map(([, loss]) => loss), 0.1);
   const points = losses.map(([step, loss]) => `${(300 * step) / steps},${58 - (54 * loss) / most}`).join(" ");
-  return shape("svg", { viewBox: "0 0 300 60", role: "img" }, shape("title", {}, `Loss ${losses.at(-1)[1].toFixed(2)}`), shape("line", { x1: 0, x2: 300, y1: 59, y2: 59, class: "rule" }), shape("polyline", { points }), shape("text", { x: 0, y: 10 }, "loss"));
+  return shape("svg", { viewBox: "0 0 300 60", role: "img" }, shape("title", {}, `Loss ${losses.at(-1)[1].toFixed(2)}`), shape("line", { x1: 0, x2: 300, y1: 59, y2: 59, class: "rule" }), shape("polyline", { points }), shape("text", { x: 300, y: 10, "text-anchor": "end" }, "loss"));
 }

@@ -3,6 +3,8 @@
 import { count, element } from "./dom.js";
 
 const SEARCH_FROM = 9; // tasks; fewer fit in one look
+const ALL_UP_TO = 24; // tasks that are all ticked at first; of more, the first few
+const FIRST_CHOSEN = 8;
 const MOST_SHOWN = 60;
 
 export class Picker {
@@ -13,10 +15,12 @@ export class Picker {
   // Keeps what was ticked; a task that is new is ticked where all were.
   setNames(names) {
     if (names.length && String(names) === String(this.names)) return;
+    const fresh = !this.names.length;
     const all = this.chosen.size === this.names.length;
     const kept = names.filter((name) => all || this.chosen.has(name));
     this.names = names;
     this.chosen = new Set(kept.length ? kept : names);
+    if (fresh && names.length > ALL_UP_TO) this.chosen = new Set(names.slice(0, FIRST_CHOSEN));
     this.draw();
   }
 

@@ -6,6 +6,7 @@ import { envelope } from "./sound.js";
 const WIDTH = 1000;
 const HEIGHT = 120;
 const BARS = 220;
+const MOST_UNITS = 800; // drawn; a clip of half a minute has about as many
 
 // `units` are {id, start, end} in seconds; `samples` are null where the browser cannot decode the clip.
 export class Waveform {
@@ -97,7 +98,8 @@ export class Waveform {
   }
 
   // Units under the waveform; each is a button that plays its part.
-  showUnits(units) {
+  showUnits(all) {
+    const units = all.length > MOST_UNITS ? [] : all;
     this.units = units;
     const cells = units.map((unit, i) => {
       const label = `Unit ${unit.id}, ${seconds(unit.start)} to ${seconds(unit.end)}`;
@@ -147,7 +149,7 @@ export class Waveform {
     if (!this.spans.length) return this.said.replaceChildren();
     const best = this.spans.reduce((one, other) => (other.importance > one.importance ? other : one));
     if (best.importance <= 0) {
-      return this.said.replaceChildren(`No single part carries “${label}”: without any one of them the answer stays as sure.`);
+      return this.said.replaceChildren(`No single part carries “${label}”: without any one of them it stays as sure. `, key("against", "speaks against it"));
     }
     const part = element("button", { type: "button", class: "link", onclick: () => this.playSpan(best.start, best.end) }, `${seconds(best.start)} to ${seconds(best.end)}`);
     return this.said.replaceChildren(`“${label}” rests most on `, part, ". ", key("for", "speaks for it"), " ", key("against", "speaks against it"));
