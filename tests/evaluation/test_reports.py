@@ -180,10 +180,11 @@ def test_a_bare_section_is_a_page() -> None:
 
 
 def test_a_table_shows_what_it_holds_and_may_stand_alone() -> None:
-    rows = (("one", "12.5", "", HOSTILE[0]), ("two", "-3.0", "", ""))
+    rows = (("one:1", "12.5", "", HOSTILE[0]), ("two", "-3.0", "", ""))
     half = Interval(0.5, 0.4, 0.6)
+    drawn = (StudyRow(HOSTILE[2], half, half, 0.7),)
     table = ReportTable(
-        ("row", "points", "nothing", "remark"), rows, HOSTILE[1], (StudyRow(HOSTILE[2], half, half, 0.7),)
+        ("row", "points", "nothing", "words"), rows, ("", HOSTILE[1]), HOSTILE[1], drawn, HOSTILE[1]
     )
     document = render_report(Report("study", (), table=table))
     page = Page(document)

@@ -57,10 +57,13 @@ class SectionView:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """A table without its empty columns, and its plot; a cell is (heading, text, whether it is a number)."""
+    """A table without its empty columns, and its plot; a row has cells and a remark.
+
+    A cell is (heading, text, whether it is a number).
+    """
 
     headings: tuple[tuple[str, bool], ...]
-    rows: tuple[tuple[tuple[str, str, bool], ...], ...]
+    rows: tuple[tuple[tuple[tuple[str, str, bool], ...], str], ...]
     note: str
     plot: Plot | None
 
@@ -170,7 +173,8 @@ def _table_view(table: ReportTable) -> TableView:
     if table.plotted:
         plot = Plot(Markup(plots.study_plot(table.plotted)), "Accuracy", table.key)
     headings = tuple((column[0][0], column[0][2]) for column in columns)
-    return TableView(headings, tuple(zip(*columns, strict=True)), table.note, plot)
+    remarks = table.remarks or ("",) * len(table.rows)
+    return TableView(headings, tuple(zip(zip(*columns, strict=True), remarks, strict=True)), table.note, plot)
 
 
 def _verdict(section: TaskSection) -> str:

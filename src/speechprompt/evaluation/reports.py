@@ -140,11 +140,13 @@ class StudyRow:
 class ReportTable:
     """A table of a study as people read it: cells are words; empty columns are left out of the page.
 
-    `plotted` are the rows that are also drawn; `key` says what the drawing's marks are.
+    `remarks` is empty or has a text a row, which stands below it. `plotted` are the rows that are also drawn;
+    `key` says what the drawing's marks are.
     """
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    remarks: tuple[str, ...] = ()
     note: str = ""
     plotted: tuple[StudyRow, ...] = ()
     key: str = ""

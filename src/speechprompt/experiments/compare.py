@@ -116,7 +116,7 @@ class Comparison:
             "difference are over all seeds; McNemar's test is of the first seed's answers. Seconds are those of one "
             "training with its answers on this machine."
         )
-        table = ReportTable(HEADINGS, tuple(self.cells()), note)
+        table = ReportTable(HEADINGS, tuple(self.cells()), note=note)
         title = f"Methods on {self.task}"
         return render_report(Report(title, (self.section,), origins, self.sentence(), table))
 
