@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.splits import Fold, folds, with_fold
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
+from speechprompt.spoken_lm_folder import write_folder, write_prosody_tokenizer
 from speechprompt.tokenizers.pitch import BatchPitchTracker
 from speechprompt.tokenizers.prosody import ProsodyTokenizer
 
@@ -204,6 +206,18 @@ def report(study: Study, name: str) -> None:
             )
 
 
+def save(study: Study, folder: Path) -> None:
+    """Write the LM that reads all streams, with its tokenizer, as a folder that `--lm` takes."""
+    source = SpokenLM.load(study.options.lm).folder
+    assert source is not None, "only a tokenizer in a folder can be saved with the LM"
+    lm = study.lm("durations+f0", published_units=False).lm
+    assert isinstance(lm, PgslmUnitLM)
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer = write_prosody_tokenizer(Path(scratch) / "tokenizer", source / "tokenizer")
+        write_folder(folder, lm.model, folder.name, study.tokenizer.name, tokenizer_folder=tokenizer)
+    print(f"# saved {folder}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True)
@@ -217,10 +231,13 @@ def main() -> None:
         ("pretraining-steps", 300), ("pretraining-utterances", 3000), ("threads", 1),
     ):  # fmt: skip
         parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--save", type=Path, help="also write the LM of all streams as a spoken-LM folder")
     parser.add_argument("--streams", choices=("units", "all"), default="units")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     study = Study(options)
+    if options.save:
+        save(study, options.save)
     print(
         "| task and slot | clips | LM reads | accuracy [95 %] | against units only |\n|---|---|---|---|---|"
     )

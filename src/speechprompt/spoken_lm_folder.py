@@ -15,6 +15,7 @@ from speechprompt.spoken_lm import DESCRIPTION
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+UNITS_FOLDER = "units"
 LM_FOLDER, TOKENIZER_FOLDER = "lm", "tokenizer"
 
 
@@ -71,4 +72,28 @@ def write_folder(
         scratch.replace(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def write_prosody_tokenizer(
+    folder: Path, units: str | Path, tracker: str = "f0", mean: str | Mapping[str, float] = "utterance"
+) -> Path:
+    """A tokenizer folder that adds F0 to the units of a published tokenizer, or of a folder, which is copied in.
+
+    `mean` is what F0 is measured from: the utterance's own, or a table of speakers' mean log-F0. OutputExists when
+    `folder` is there.
+    """
+    if folder.exists():
+        raise OutputExists(folder)
+    folder.mkdir(parents=True)
+    if isinstance(units, Path):
+        shutil.copytree(units, folder / UNITS_FOLDER)
+    about = {
+        "schema": 1,
+        "kind": "prosody",
+        "units": UNITS_FOLDER if isinstance(units, Path) else units,
+        "tracker": tracker,
+        "mean": mean if isinstance(mean, str) else dict(mean),
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return folder

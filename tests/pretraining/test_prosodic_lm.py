@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from speechprompt.errors import TrainingError, UnitsError
+from speechprompt.errors import OutputExists, TrainingError, UnitsError
+from speechprompt.lms.batch import collate
 from speechprompt.lms.pgslm_units import PgslmUnitLM
 from speechprompt.pretraining.prosodic_lm import (
     ProsodicLmOptions,
@@ -18,6 +19,8 @@ from speechprompt.pretraining.prosodic_lm import (
     pretrain_prosodic_lm,
 )
 from speechprompt.speech.units import Units
+from speechprompt.spoken_lm import SpokenLM
+from speechprompt.spoken_lm_folder import write_folder, write_prosody_tokenizer
 
 SMALL = {"layers": 1, "width": 16, "heads": 2, "inner": 32, "batch_units": 200, "bf16": False, "f0_bins": 8}
 
@@ -83,3 +86,23 @@ def test_edges_spread_voiced_units_evenly() -> None:
     edges = f0_edges([Units(np.zeros(321, int), np.ones(321, int), values)], 8)
     assert edges == pytest.approx(np.linspace(-0.75, 0.75, 7), abs=0.01)
     assert len(f0_edges([Units([1], [1], np.zeros(1, np.float32))], 8)) == 7
+
+
+def test_a_prosodic_tiny_is_a_folder_that_hears_audio(tmp_path: Path) -> None:
+    bundled = SpokenLM.load("tiny")
+    assert bundled.folder is not None
+    tokenizer = write_prosody_tokenizer(tmp_path / "tokenizer", bundled.folder / "tokenizer")
+    model = new_prosodic_lm(bundled.tokenizer.unit_count, ProsodicLmOptions(**SMALL), f0_edges(TRAIN, 8))
+    folder = write_folder(tmp_path / "lm", model, "prosodic-tiny", "tiny+f0", tokenizer_folder=tokenizer)
+    found = SpokenLM.load(folder)
+    assert (found.tokenizer_name, found.tokenizer.name) == ("tiny+f0", "tiny+f0")
+    times = np.arange(8000) / found.tokenizer.sample_rate
+    buzz = sum(np.cos(2 * np.pi * 150 * k * times) / k for k in range(1, 9)).astype(np.float32)
+    units = found.tokenizer.encode(buzz)
+    assert Units(units.ids, units.durations) == bundled.tokenizer.encode(buzz)
+    assert units.f0 is not None
+    assert units.f0.shape == units.ids.shape
+    with torch.inference_mode():
+        assert torch.isfinite(found.lm.unit_states(collate([units]))).all()
+    with pytest.raises(OutputExists):
+        write_prosody_tokenizer(tmp_path / "tokenizer", "hubert-base-l6-km100")
