@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import httpx2
 import pytest
 import soundfile
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from server.material import clip_bytes
@@ -60,3 +63,23 @@ def test_units_are_the_tokenizers(client: TestClient, tmp_path: Path) -> None:
     found = client.post("/v1/units", files={"file": ("c.wav", content)}).json()
     expected = SPOKEN.tokenizer.encode(waveform)
     assert found["windows"] == [{"ids": expected.ids.tolist(), "durations": expected.durations.tolist()}]
+
+
+def test_a_full_server_says_when_to_come_back(app: FastAPI, address: str) -> None:
+    gate = app.state.service.gate
+    files = {"file": clip_bytes()}
+    with httpx2.Client(base_url=address, timeout=30) as http:
+        with gate.enter("127.0.0.1", time.monotonic() + 60) as ticket:
+            ticket.settle(20.0)
+            for _ in range(3):  # on one connection, whose unread bodies must not confuse it
+                refused = http.post("/v1/classify", files=files)
+                assert refused.status_code == 429
+                assert int(refused.headers["retry-after"]) >= 1
+                assert refused.headers["content-type"] == "application/problem+json"
+                assert refused.json()["retry_after_seconds"] >= 1
+            assert http.get("/v1/tasks").status_code == 200
+            patient = http.post("/v1/classify?deadline_seconds=100", files=files)
+            assert patient.status_code == 200
+        assert http.post("/v1/classify", files=files).status_code == 200
+    text = httpx2.get(f"{address}/metrics").text
+    assert 'speechprompt_requests_total{route="/v1/classify",status="429"} 3.0' in text

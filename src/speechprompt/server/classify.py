@@ -92,6 +92,12 @@ def deadline_of(service: Service, asked: float | None) -> float:
     return asyncio.get_running_loop().time() + (asked or service.settings.deadline_seconds)
 
 
+async def received(service: Service, request: Request, asked: float | None) -> Upload:
+    """The upload of a request that may be answered in time. Overloaded before it is read, UsageError, TooLarge."""
+    with service.gate.arriving(service.client_of(request), asked or service.settings.deadline_seconds):
+        return await read_upload(request, service.settings)
+
+
 @router.post(
     "/v1/classify", response_model=Answers, responses=PROBLEMS, openapi_extra=form_body(ClassifyForm)
 )
@@ -100,8 +106,7 @@ async def classify(request: Request, deadline_seconds: Deadline = None) -> Respo
     service = service_of(request)
     service.check_origin(request)
     deadline = deadline_of(service, deadline_seconds)
-    service.gate.check(service.client_of(request), deadline_seconds or service.settings.deadline_seconds)
-    upload = await read_upload(request, service.settings)
+    upload = await received(service, request, deadline_seconds)
     tasks = service.catalogue.chosen(upload.all("task") or [EVERY_TASK])
     top_k = upload.number("top_k", 1, 10_000)
     async with heard_clip(service, request, upload, len(tasks), deadline) as heard:
@@ -129,8 +134,7 @@ async def units(request: Request, deadline_seconds: Deadline = None) -> UnitsAns
     service = service_of(request)
     service.check_origin(request)
     deadline = deadline_of(service, deadline_seconds)
-    service.gate.check(service.client_of(request), deadline_seconds or service.settings.deadline_seconds)
-    upload = await read_upload(request, service.settings)
+    upload = await received(service, request, deadline_seconds)
     async with heard_clip(service, request, upload, 0, deadline) as heard:
         return UnitsAnswer(
             request_id=request_id_of(request),

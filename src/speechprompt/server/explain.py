@@ -27,12 +27,13 @@ from speechprompt.server.classify import (
     deadline_of,
     form_body,
     heard_clip,
+    received,
 )
 from speechprompt.server.engine import Engine, Row
 from speechprompt.server.gate import Ticket
 from speechprompt.server.problems import request_id_of
 from speechprompt.server.service import service_of
-from speechprompt.server.uploads import Upload, read_upload
+from speechprompt.server.uploads import Upload
 
 router = APIRouter(tags=["clips"])
 
@@ -85,8 +86,7 @@ async def explain(request: Request, deadline_seconds: Deadline = None) -> Explan
     service = service_of(request)
     service.check_origin(request)
     deadline = deadline_of(service, deadline_seconds)
-    service.gate.check(service.client_of(request), deadline_seconds or service.settings.deadline_seconds)
-    upload = await read_upload(request, service.settings)
+    upload = await received(service, request, deadline_seconds)
     task = service.catalogue.task(_only(upload, "task"))
     slots = task.config.slots
     slot = _only(upload, "slot") if upload.all("slot") else next(iter(slots))

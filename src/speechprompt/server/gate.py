@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ from speechprompt.errors import DeadlineExceeded, Overloaded, TooLarge
 
 SAFETY = 0.5
 """Part of its deadline that a request may be expected to wait and take: estimates err, and newcomers push in."""
-MEMORY_SECONDS = 2.0
+MEMORY_SECONDS = 1.0
 """Busy time over which the pace is averaged."""
 TYPICAL_SECONDS = 0.02
 """Planned work of a request before the first one was seen."""
@@ -50,6 +51,7 @@ class Gate:
         self._done, self._busy = MEMORY_SECONDS, MEMORY_SECONDS
         self._since = clock()
         self._typical = TYPICAL_SECONDS
+        self._arriving: Counter[str] = Counter()
         self.accepted = 0
 
     @property
@@ -66,12 +68,13 @@ class Gate:
         """
         with self._lock:
             self._tick()
-            if not self._outstanding:
+            if not self._outstanding and not self._arriving:
                 return
-            own = self._by_client.get(client, 0.0)
-            clients = len(self._by_client) + (client not in self._by_client)
+            own = self._by_client.get(client, 0.0) + self._arriving.get(client, 0) * self._typical
+            clients = len(self._by_client.keys() | self._arriving.keys() | {client})
             planned = self._typical if planned_seconds is None else planned_seconds
-            wait = min(self._outstanding + planned, (own + planned) * clients) * self._busy / self._done
+            everything = self._outstanding + self._arriving.total() * self._typical
+            wait = min(everything + planned, (own + planned) * clients) * self._busy / self._done
             room = SAFETY * deadline_seconds
             if wait > room:
                 after = math.ceil(wait - room)
@@ -80,6 +83,20 @@ class Gate:
                     f"{deadline_seconds:.1f} s; try again in {after} s",
                     max(1, after),
                 )
+
+    @contextmanager
+    def arriving(self, client: str, deadline_seconds: float) -> Iterator[None]:
+        """Keep room for a request whose body is on its way. Overloaded, before the body is read, when there is none."""
+        with self._lock:
+            self.check(client, deadline_seconds)
+            self._arriving[client] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._arriving[client] -= 1
+                if not self._arriving[client]:
+                    del self._arriving[client]
 
     @contextmanager
     def enter(self, client: str, deadline: float) -> Iterator[Ticket]:
