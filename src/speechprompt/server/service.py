@@ -88,7 +88,7 @@ class Service:
         header = self.settings.client_header
         named = connection.headers.get(header) if header else None
         if named:
-            return named[:100]
+            return named.rpartition(",")[2].strip()[:100]  # what the nearest proxy said, not what it was told
         return connection.client.host if connection.client else "local"
 
     def check_token(self, connection: HTTPConnection) -> None:
