@@ -22,6 +22,7 @@ from speechprompt.cli import (
     serve,
     show,
     sources,
+    sweep,
     table,
     train,
 )
@@ -44,6 +45,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
     app.callback()(_version)
     demo.register(app)
     train.register(app, with_options="train" in arguments)
+    sweep.register(app, with_options="sweep" in arguments)
     pretrain.register(app, arguments)
     for group in (
         evaluate,
