@@ -1,0 +1,40 @@
+"""The command `sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cli.material import QUICK, Run
+
+
+def test_a_sweep_leaves_a_table_and_the_best_prompt(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweeps" / "a"
+    command = ("sweep", units, "--slots", "word", "--try", "learning-rate=1e-3,2e-2", "--try", "seed=0,1")
+    command += ("--lm", toy, "--out", out, "--at-once", 3, *QUICK)
+    ran = run(*command, "--json", "--quiet")
+    assert ran.code == 0
+    document = json.loads((out / "sweep.json").read_text())
+    assert ran.document == document
+    assert len(document["trials"]) == 4
+    assert document["corpus"]["utterances"]["test"] == 0
+    assert sorted(p.name for p in out.iterdir()) == ["best", "sweep.json"]
+    assert run("evaluate", out / "best", units, "--lm", toy, "--quiet", "--baselines", "none").code == 0
+    assert run(*command, "--quiet").code == 1
+    shown = run(*command, "--force")
+    assert shown.code == 0
+    assert "4 trials on 12 validation utterances" in shown.out
+    assert "too good by selection" in shown.out
+
+
+def test_a_wrong_sweep_is_one_line(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    command = ("sweep", units, "--lm", toy, "--out", tmp_path / "a", "--quiet", *QUICK)
+    for more, hint in (
+        (("--try", "learning-rat=1,2"), "did you mean learning_rate"),
+        (("--try", "learning-rate=1:2"), "--trials"),
+        (("--try", "method=output,input"), "method"),
+        (("--try", "seed=1,2", "--search", "random"), "--trials"),
+    ):
+        ran = run(*command, *more)
+        assert (ran.code, hint in ran.error) == (2, True), ran.err
+    assert not list(tmp_path.iterdir())
