@@ -54,9 +54,10 @@ def report(
     dtype: Dtype = "float32",
     threads: Threads = None,
 ) -> None:
-    """Evaluate a prompt and write one HTML file: numbers, learning curve, confusions, verbalizer, clips to hear.
+    """Evaluate a prompt and write one HTML file: numbers, learning curve, confusions, speakers, verbalizer, errors.
 
-    The file needs nothing but itself and asks no other machine for anything.
+    Errors can be heard, and their units are drawn on the waveform, shaded by what each did for the answer. The file
+    needs nothing but itself and asks no other machine for anything.
     """
     from speechprompt.evaluation.reports import Report, write_report
     from speechprompt.experiments.sections import task_section
