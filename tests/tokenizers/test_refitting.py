@@ -18,9 +18,6 @@ from speechprompt.testing import ToyTokenizer
 from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig
 from speechprompt.tokenizers.mel_hubert import CHUNK_FRAMES, FRAME_SAMPLES, MelHubertTokenizer
 
-sys.path.append(str(Path(__file__).parents[1] / "tokenizers"))
-
-
 
 @pytest.fixture
 def clips(tmp_path: Path) -> list[Utterance]:
