@@ -208,7 +208,8 @@ def test_the_recording_is_a_wav_file_cut_at_pauses(page: Browser, tmp_path: Path
           const sound = await import("/page/sound.js");
           const bytes = Uint8Array.from(atob("{encoded}"), c => c.charCodeAt(0));
           const samples = await sound.decoded(new File([bytes], "m.wav"));
-          const files = [samples, ...sound.cutAtPauses(samples)].map(s => sound.wavFile(s, "x.wav"));
+          const parts = [samples, ...sound.cutAtPauses(samples), sound.trimmed(samples)];
+          const files = parts.map(s => sound.wavFile(s, "x.wav"));
           const text = async f => btoa(String.fromCharCode(...new Uint8Array(await f.arrayBuffer())));
           return Promise.all(files.map(text));
         }})()"""
@@ -225,8 +226,11 @@ def test_the_recording_is_a_wav_file_cut_at_pauses(page: Browser, tmp_path: Path
         np.abs(whole[: int(0.45 * rate)]).mean()
         > 10 * np.abs(whole[int(0.7 * rate) : int(1.1 * rate)]).mean()
     )
-    assert len(rows) == 1 + BURSTS
-    assert all(BURST_SECONDS <= len(row) / rate <= BURST_SECONDS + 0.3 for row, _ in rows[1:])
+    assert len(rows) == 1 + BURSTS + 1
+    cut, (trimmed, _) = rows[1:-1], rows[-1]
+    assert all(BURST_SECONDS <= len(row) / rate <= BURST_SECONDS + 0.3 for row, _ in cut)
+    sounding = BURSTS * BURST_SECONDS + (BURSTS - 1) * PAUSE_SECONDS
+    assert sounding <= len(trimmed) / rate <= sounding + 0.3
 
 
 def test_teach_by_recording_and_by_files_then_ask(page: Browser, site: Site, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import { at, clock, tell } from "./dom.js";
 import { LONGEST_SECONDS, Recording } from "./recorder.js";
-import { peak } from "./sound.js";
+import { peak, trimmed } from "./sound.js";
 
 const SHORTEST_SECONDS = 0.2;
 const SILENT = 0.004;
@@ -41,7 +41,7 @@ export class RecordButton {
     const samples = await recording.stop();
     if (recording.seconds < SHORTEST_SECONDS) return this.onproblem("That was too short to hear. Press once, speak, and press again.");
     if (peak(samples) < SILENT) return this.onproblem("That recording is silent. Check that the right microphone is chosen and not muted.");
-    this.onsamples(samples);
+    this.onsamples(trimmed(samples));
   }
 
   async cancel() {

@@ -80,6 +80,17 @@ const MARGIN_FRAMES = 6; // 0.12 s kept on either side
 
 // Stretches of sound between pauses, each as samples: "yes … yes … yes" becomes three clips.
 export function cutAtPauses(samples) {
+  return soundSpans(samples).map(([start, end]) => samples.slice(start, end));
+}
+
+// A recording without the silence before and after; models were taught on clips that begin and end with speech.
+export function trimmed(samples) {
+  const spans = soundSpans(samples);
+  return spans.length ? samples.slice(spans[0][0], spans.at(-1)[1]) : samples;
+}
+
+// First and last sample of each stretch of sound, margins included.
+function soundSpans(samples) {
   const frames = Math.floor(samples.length / FRAME);
   const loudness = Array.from({ length: frames }, (_, frame) => {
     let sum = 0;
@@ -105,7 +116,5 @@ export function cutAtPauses(samples) {
   if (start >= 0) spans.push([start, last]);
   return spans
     .filter(([first, final]) => final - first + 1 >= SHORTEST_FRAMES)
-    .map(([first, final]) =>
-      samples.slice(Math.max(0, first - MARGIN_FRAMES) * FRAME, (final + 1 + MARGIN_FRAMES) * FRAME),
-    );
+    .map(([first, final]) => [Math.max(0, first - MARGIN_FRAMES) * FRAME, (final + 1 + MARGIN_FRAMES) * FRAME]);
 }
