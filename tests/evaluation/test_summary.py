@@ -61,6 +61,19 @@ def test_slot_numbers_are_those_of_metrics() -> None:
     assert summarise(rows, SLOTS).slots["place"].equal_error_rate is None
 
 
+def test_the_equal_error_rate_does_not_ask_which_label_comes_first() -> None:
+    rows = answered()
+    turned = [
+        AnsweredUtterance(
+            row.id, {"action": row.slots["action"]._replace(scores=tuple(row.slots["action"].scores)[::-1])}
+        )
+        for row in rows
+    ]
+    one = summarise(rows, SLOTS).slots["action"].equal_error_rate
+    other = summarise(turned, {"action": SLOTS["action"][::-1]}).slots["action"].equal_error_rate
+    assert one == pytest.approx(other, abs=1e-12)
+
+
 def test_speakers_are_counted_one_by_one() -> None:
     rows = answered(60, speakers=7)
     found = {one.speaker: (one.utterance_count, one.accuracy) for one in summarise(rows, SLOTS).speakers}

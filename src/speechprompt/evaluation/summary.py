@@ -67,7 +67,8 @@ class SlotEvaluation:
     """The numbers of one slot.
 
     `confusion` (C, C) has a row per true label. `equal_error_rate` exists for two labels that both occur, the
-    second one being the positive; `top_five_accuracy` for more than ten labels.
+    second one being the positive (two probabilities sum to one, so the first gives the same rate);
+    `top_five_accuracy` for more than ten labels.
     """
 
     labels: tuple[str, ...]
