@@ -184,6 +184,15 @@ def test_a_rule_that_was_named_needs_its_list(tmp_path) -> None:
         prepare("voxceleb1", tmp_path / "root", tmp_path / "n.jsonl", split_rule="paper")
 
 
+def test_metadata_is_asked_for_where_its_slot_is(tmp_path) -> None:
+    trees.voxceleb1(tmp_path / "root")
+    (tmp_path / "root/vox1_meta.csv").unlink()
+    told = "without vox1_meta.csv the slot 'gender' is left out"
+    assert told in prepare("voxceleb1", tmp_path / "root", tmp_path / "a.jsonl").notices
+    assert told not in prepare("voxceleb1:speaker", tmp_path / "root", tmp_path / "b.jsonl").notices
+    assert list(read(tmp_path / "a.jsonl")[0]["slots"]) == ["speaker"]
+
+
 def test_contradicting_rows_and_wrong_columns_are_refused(tmp_path) -> None:
     trees.fluent(tmp_path / "root")
     table = next((tmp_path / "root").rglob("train_data.csv"))

@@ -100,13 +100,15 @@ class Source:
         return found
 
     def metadata(self, slot: str, *relative: str, hint: str = "") -> Path | None:
-        """A metadata file that only one slot needs: required for its task, else its absence is a notice."""
+        """A metadata file that one slot needs: required for its task, a notice where all slots are read."""
         found = self.find(*relative)
-        if found is None and self.task is not None and slot in self.description.tasks[self.task]:
-            return self.require(*relative, hint=hint)
-        if found is None:
+        if found is not None:
+            return found
+        if self.task is None:
             self.notice(f"without {relative[0]} the slot '{slot}' is left out")
-        return found
+        elif slot in self.description.tasks[self.task]:
+            return self.require(*relative, hint=hint)
+        return None
 
     def fall_back(self, rule: str, why: str) -> None:
         """Use another split rule than the default one, and say so."""
