@@ -68,6 +68,16 @@ def test_a_domain_survives_saving_and_reaches_predictions(careful: Artifact, tmp
         assert alone.windows == ()
 
 
+def test_a_loaded_prompt_keeps_no_more_than_its_own_bytes(careful: Artifact, tmp_path: Path) -> None:
+    """A tensor of a safetensors file may keep the whole file in memory."""
+    prompt = Predictor(SPOKEN, [careful.save(tmp_path / "word")]).prompts["word"].prompt
+    assert prompt.domain is not None
+    kept = [prompt.keys_values, prompt.separator, *prompt.verbalizer.state_dict().values()]
+    for tensor in [*kept, prompt.domain.means, prompt.domain.directions, prompt.domain.variances]:
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    assert prompt.size_bytes == sum(tensor.untyped_storage().nbytes() for tensor in kept)
+
+
 def test_an_artifact_of_before_has_no_domain_and_answers(careful: Artifact, tmp_path: Path) -> None:
     folder = Artifact(careful.config, careful.entry).save(tmp_path / "old")
     text = (folder / CONFIG).read_text()

@@ -20,13 +20,15 @@ class PrefixBatch:
     """Prefixes of K prompts, gathered per row.
 
     Shapes: `stacked` (L,2,K,kv_heads,P,head_dim), left-padded with zeros to the longest; `lengths` (K,) int64;
-    `rows` (B,) int64, the prompt of each row; `shifts` (K,) int64, by how much unit positions move.
+    `rows` (B,) int64, the prompt of each row; `shifts` (K,) int64, by how much unit positions move. `in_order` says
+    that `rows` counts 0, 1, 2, ..., so that nothing needs gathering.
     """
 
     stacked: Tensor
     lengths: Tensor
     rows: Tensor
     shifts: Tensor | None = None
+    in_order: bool = False
 
     @property
     def length(self) -> int:
@@ -44,6 +46,8 @@ class PrefixBatch:
         if len(keys) == 1:
             shape = (len(self.rows), *keys.shape[1:])
             return keys.expand(shape), values.expand(shape)
+        if self.in_order:
+            return keys, values
         return keys[self.rows], values[self.rows]
 
     def visible(self) -> Tensor | None:
@@ -59,16 +63,19 @@ class PrefixBatch:
 
 
 def stack_prefixes(
-    prefixes: Sequence[Tensor], rows: Tensor, shifted: Sequence[bool] | None = None
+    prefixes: Sequence[Tensor], rows: Tensor, shifted: Sequence[bool] | None = None, in_order: bool = False
 ) -> PrefixBatch:
     """Stack prefixes (L,2,kv_heads,P_k,head_dim) of any lengths for a batch whose row i uses prompt rows[i]."""
     longest = max(prefix.shape[3] for prefix in prefixes)
-    padded = [functional.pad(prefix, (0, 0, longest - prefix.shape[3], 0)) for prefix in prefixes]
+    padded = [
+        prefix if prefix.shape[3] == longest else functional.pad(prefix, (0, 0, longest - prefix.shape[3], 0))
+        for prefix in prefixes
+    ]
     lengths = torch.tensor([prefix.shape[3] for prefix in prefixes], device=rows.device)
     shifts = None
     if shifted is not None and any(shifted):
         shifts = lengths * torch.tensor(list(shifted), device=rows.device)
-    return PrefixBatch(torch.stack(padded, 2), lengths, rows, shifts)
+    return PrefixBatch(torch.stack(padded, 2), lengths, rows, shifts, in_order)
 
 
 def attention_mask(query_rows: Tensor, width: int, prefix: PrefixBatch | None) -> Tensor | None:

@@ -156,6 +156,12 @@ class Bank(Generic[Entry]):
         """The prefixes that a batch needs; `rows` (B,) says which entry each row uses."""
         used, local = torch.unique(rows, return_inverse=True)
         chosen = used.tolist()
+        if len(chosen) > 1 and not torch.is_grad_enabled():
+            # stacked a row at once, which copies less than stacking a prompt each and gathering in every layer
+            prefix = {k: self.entries[k].prefix(lm) for k in chosen}
+            chosen, places = rows.tolist(), torch.arange(len(rows), device=rows.device)
+            shifted = [self.entries[k].shifts_positions for k in chosen]
+            return stack_prefixes([prefix[k] for k in chosen], places, shifted, in_order=True)
         return self.stack([self.entries[k].prefix(lm) for k in chosen], local, chosen)
 
     def stack(self, folded: Sequence[Tensor], local: Tensor, chosen: Sequence[int]) -> PrefixBatch:

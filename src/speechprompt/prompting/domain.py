@@ -66,7 +66,8 @@ class Domain:
         finite = all(bool(torch.isfinite(x).all()) for x in (means, directions, variances))
         if not (finite and float(variances.min()) > 0 and 0 < limit < float("inf")):
             raise ValueError("its domain holds values that are no distances")
-        return cls(means.half(), directions.half(), variances.float(), limit)
+        # clones: a tensor of a file keeps all of the file in memory
+        return cls(means.half().clone(), directions.half().clone(), variances.float().clone(), limit)
 
 
 def fit_domain(train: Tensor, groups: Tensor, valid: Tensor) -> Domain | None:

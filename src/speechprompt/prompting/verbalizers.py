@@ -48,11 +48,13 @@ class Verbalizer(nn.Module):
 
     def columns(self, slot: str) -> Tensor:
         """Output column of each label (C,)."""
-        return self.get_buffer(f"columns_{self.slots.index(slot)}")
+        found: Tensor = getattr(self, f"columns_{self.slots.index(slot)}")
+        return found
 
     def answers(self, slot: str) -> Tensor:
         """LM id that stands for each label (C,)."""
-        return self.get_buffer(f"answers_{self.slots.index(slot)}")
+        found: Tensor = getattr(self, f"answers_{self.slots.index(slot)}")
+        return found
 
     def logits(self, heads: Mapping[str, Tensor]) -> Tensor:
         """The row of logits (..., V) that is read of an LM's heads."""
