@@ -292,6 +292,13 @@ def test_keyboard_only(page: Browser, tmp_path: Path) -> None:
     page.wait("!document.querySelector('#recorder.recording')")
     assert page.evaluate("document.querySelectorAll('.answer').length") == 0
     page.press("Enter")
+    page.wait("document.querySelector('#recorder.recording')")
+    page.evaluate("location.hash = 'teach'")
+    page.wait("!document.querySelector('#recorder.recording')")
+    page.evaluate("location.hash = 'ask'")
+    page.wait("!document.querySelector('#ask').hidden")
+    page.evaluate("document.querySelector('#record').focus()")
+    page.press("Enter")
     page.wait("document.querySelector('#clock').textContent.startsWith('0:01')")
     page.press("Enter")
     page.wait("document.querySelector('.units button')")

@@ -45,6 +45,8 @@ function show() {
     else link.removeAttribute("aria-current");
   }
   document.title = { ask: "speechprompt", tasks: "Tasks · speechprompt", teach: "Teach · speechprompt" }[current];
+  if (current !== "ask") ask.recordButton.cancel();
+  if (current !== "teach") teach.leave();
   if (current === "tasks") loadTasks();
   if (current === "teach") teach.open();
   scrollTo(0, 0);

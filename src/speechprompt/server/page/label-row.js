@@ -86,6 +86,7 @@ export class LabelRow {
 
   async stop() {
     const recording = this.recording;
+    if (!recording) return undefined;
     this.recording = null;
     recordingRow = null;
     this.show(false);

@@ -28,6 +28,11 @@ export class Teach {
     else if (!this.form) this.drawForm();
   }
 
+  // The view is left: what was being recorded is kept.
+  leave() {
+    this.rows.forEach((row) => row.stop());
+  }
+
   drawClosed() {
     this.place.replaceChildren(
       element("div", { class: "empty" }, element("p", {}, "This server was started without a token, so nobody can change its tasks. To teach here, stop it and start it with one:"), element("pre", { tabindex: 0 }, element("code", {}, "openssl rand -hex 16 > token\nspeechprompt serve ARTIFACTS_DIR --token-file token"))),
