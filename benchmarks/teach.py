@@ -28,8 +28,9 @@ from speechprompt.speech.manifest import Corpus, Utterance
 VARIANTS = {
     "the recipe `default`": TrainingOptions(),
     "label smoothing .1": TrainingOptions(label_smoothing=0.1),
-    "smoothing and unit masking .15 (lessons)": FEW_CLIPS,
-    "smoothing and span dropout .2": TrainingOptions(label_smoothing=0.1, span_dropout=0.2),
+    "smoothing and unit masking .15": TrainingOptions(label_smoothing=0.1, unit_masking=0.15),
+    "smoothing and span dropout .2 (lessons)": FEW_CLIPS,
+    "all three": TrainingOptions(label_smoothing=0.1, unit_masking=0.15, span_dropout=0.2),
 }
 SLOT = "label"
 
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument(
         "--asked", type=int, default=24, help="clips of a label at most, the taught ones included"
     )
+    parser.add_argument("--steps", type=int, help="by default what a lesson takes")
     parser.add_argument("--lm", default="tiny")
     given = parser.parse_args()
     spoken_lm, labels = SpokenLM.load(given.lm), given.labels.split(",")
@@ -69,7 +71,7 @@ def main() -> None:
     asked = Examples.of(Task.of_corpus(corpus), others)
     for name, options in VARIANTS.items():
         began = time.process_time()
-        artifact = teach(corpus, spoken_lm, "few", options=options)
+        artifact = teach(corpus, spoken_lm, "few", given.steps, options=options)
         cost, held = time.process_time() - began, artifact.metrics["held_out"]
         calibration: Calibration = artifact.config.calibration
         probabilities = calibration.apply(SLOT, scores_of(spoken_lm.lm, artifact.entry, asked)[SLOT])
