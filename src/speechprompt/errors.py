@@ -18,6 +18,7 @@ SpeechPromptError              anything this package refuses to do; the message 
         ├── NotAllowed         no token, another token, another site
         ├── TooLarge           a request over a limit that needs no decoding to see
         ├── Overloaded         more work than the server can answer in time; says when to come back
+        ├── HungUp             work whose answer nobody waits for any more
         └── DeadlineExceeded   work that was, or would be, answered too late
 
 One table serves both doors: `exit_code` is what the CLI returns, `http_status` what a server answers.
@@ -139,6 +140,12 @@ class Overloaded(Refusal):
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+class HungUp(Refusal):
+    """Work whose answer nobody waits for any more; the status is for the log."""
+
+    http_status = 408
 
 
 class DeadlineExceeded(Refusal):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -12,7 +15,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from server.material import clip_bytes
-from speechprompt.prompting.predictor import Predictor
+from speechprompt.prompting.predictor import Predictor, WindowScores
+from speechprompt.server.engine import Row
 from toys import SPOKEN
 
 
@@ -83,3 +87,32 @@ def test_a_full_server_says_when_to_come_back(app: FastAPI, address: str) -> Non
         assert http.post("/v1/classify", files=files).status_code == 200
     text = httpx2.get(f"{address}/metrics").text
     assert 'speechprompt_requests_total{route="/v1/classify",status="429"} 3.0' in text
+
+
+def test_the_work_of_a_client_that_hangs_up_is_dropped(
+    app: FastAPI, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, begun, go_on = app.state.service.engine, threading.Event(), threading.Event()
+    score = engine.lm._run
+
+    def slow(rows: Sequence[Row]) -> Sequence[WindowScores]:
+        begun.set()
+        assert go_on.wait(30)
+        return score(rows)
+
+    engine.lm._run = slow
+    with httpx2.Client(base_url=address, timeout=30) as patient, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(patient.post, "/v1/classify", files={"file": clip_bytes(1.0)})
+        assert begun.wait(30)
+        with pytest.raises(httpx2.TimeoutException):  # its rows wait behind the first client's
+            httpx2.post(f"{address}/v1/classify", files={"file": clip_bytes(2.0)}, timeout=1.0)
+        until = time.monotonic() + 30
+        while app.state.service.engine.lm.queued == 0 and time.monotonic() < until:
+            time.sleep(0.01)
+        go_on.set()
+        assert first.result().status_code == 200
+        while app.state.service.gate.accepted and time.monotonic() < until:
+            time.sleep(0.01)
+    text = httpx2.get(f"{address}/metrics").text
+    assert 'speechprompt_requests_total{route="/v1/classify",status="408"} 1.0' in text
+    assert not [record for record in caplog.records if record.exc_info]

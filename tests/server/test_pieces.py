@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechprompt.errors import AudioError, DeadlineExceeded, Overloaded, TooLarge
+from speechprompt.errors import AudioError, DeadlineExceeded, HungUp, Overloaded, TooLarge
 from speechprompt.server.fair_queue import FairQueue
 from speechprompt.server.gate import Gate
 from speechprompt.server.stage import Piece, Stage
@@ -68,7 +68,7 @@ class Waiting:
     """Somebody who waits for pieces, on a thread's side."""
 
     def __init__(self, seconds: float = 60.0) -> None:
-        self.deadline, self.cancelled = time.monotonic() + seconds, False
+        self.deadline, self.cancelled, self.abandoned = time.monotonic() + seconds, False, False
         self.outputs: dict[int, int] = {}
         self.error: Exception | None = None
         self.ended = threading.Event()
@@ -112,14 +112,15 @@ def test_a_bad_piece_fails_alone_and_closing_finishes_what_was_queued() -> None:
 
 
 def test_what_is_late_or_unwanted_is_not_worked_on() -> None:
-    late, gone, fine = Waiting(seconds=-1.0), Waiting(), Waiting()
-    gone.cancelled = True
+    late, gone, hung_up, fine = Waiting(seconds=-1.0), Waiting(), Waiting(), Waiting()
+    gone.cancelled = hung_up.abandoned = True
     under_test = stage()
-    for receiver in (late, gone, fine):
+    for receiver in (late, gone, hung_up, fine):
         under_test.submit("client", [piece(3, receiver)], 1.0)
     under_test.start()
     under_test.close()
     assert isinstance(late.error, DeadlineExceeded)
+    assert isinstance(hung_up.error, HungUp)
     assert (gone.outputs, gone.error) == ({}, None)
     assert fine.outputs == {3: 9}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -40,7 +40,12 @@ class UnitsForm(BaseModel):
         "only with its sample_rate",
         json_schema_extra={"format": "binary", "contentMediaType": "application/octet-stream"},
     )
-    sample_rate: int = Field(16000, ge=RATES[0], le=RATES[1], description="Hz; the file is raw PCM")
+    sample_rate: int | None = Field(
+        None,
+        ge=RATES[0],
+        le=RATES[1],
+        description="Hz; only with raw 16-bit mono PCM, which it makes of the file",
+    )
 
 
 class ClassifyForm(UnitsForm):
@@ -49,7 +54,7 @@ class ClassifyForm(UnitsForm):
     task: list[str] = Field(
         [EVERY_TASK], description="tasks to ask, repeated; * is all of them", max_length=10_000
     )
-    top_k: int = Field(10_000, ge=1, le=10_000, description="labels of a slot to show; by default all")
+    top_k: int | None = Field(None, ge=1, le=10_000, description="labels of a slot to show; by default all")
 
 
 def form_body(form: type[BaseModel]) -> dict[str, Any]:
@@ -72,7 +77,7 @@ async def heard_clip(
     service: Service, request: Request, upload: Upload, tasks: int, deadline: float
 ) -> AsyncIterator[HeardClip]:
     """Accept, decode and encode an upload; the request stays accepted while the context lasts."""
-    with service.gate.enter(service.client_of(request), deadline) as ticket:
+    with service.gate.enter(service.client_of(request), deadline) as ticket, _noticed(request, ticket):
         rate = service.spoken_lm.tokenizer.sample_rate
         loop = asyncio.get_running_loop()
         waveform, notices = await loop.run_in_executor(
@@ -80,6 +85,22 @@ async def heard_clip(
         )
         ticket.settle(service.engine.planned_seconds(len(waveform) / rate, tasks))
         yield HeardClip(await service.engine.encode(waveform, ticket), notices, ticket)
+
+
+@contextmanager
+def _noticed(request: Request, ticket: Ticket) -> Iterator[None]:
+    """Drop the work of a client that hangs up while the context lasts."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        ticket.abandon()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def deadline_of(service: Service, asked: float | None) -> float:

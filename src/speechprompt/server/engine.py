@@ -55,6 +55,11 @@ class Gathering(Generic[Output, Result]):
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[Result] = self._loop.create_future()
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether the client hung up."""
+        return self._ticket.abandoned
+
     def receive(self, index: int, output: Output) -> None:
         """Take one piece."""
         self._outputs[index] = output

@@ -25,11 +25,15 @@ TYPICAL_SECONDS = 0.02
 class Ticket:
     """A request's place in the accepted work: who asks, until when (monotonic), planned seconds still to do."""
 
-    __slots__ = ("_gate", "client", "deadline", "remaining")
+    __slots__ = ("_gate", "abandoned", "client", "deadline", "remaining")
 
     def __init__(self, gate: Gate, client: str, deadline: float) -> None:
         self._gate, self.client, self.deadline = gate, client, deadline
-        self.remaining = 0.0
+        self.remaining, self.abandoned = 0.0, False
+
+    def abandon(self) -> None:
+        """Nobody waits for the answer any more; what is queued for it is dropped."""
+        self.abandoned = True
 
     def settle(self, planned_seconds: float) -> None:
         """The request turned out to be this much work. Overloaded, or TooLarge if it can never be in time."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from speechprompt.errors import DeadlineExceeded, SpeechPromptError
+from speechprompt.errors import DeadlineExceeded, HungUp, SpeechPromptError
 from speechprompt.server.fair_queue import FairQueue
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,11 @@ class Receiver(Protocol[Received]):
 
     deadline: float
     cancelled: bool
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the client hung up."""
+        ...
 
     def receive(self, index: int, output: Received) -> None:
         """One piece is done."""
@@ -119,7 +124,9 @@ class Stage(Generic[Input, Output]):
         for piece in batch:
             if piece.receiver.cancelled:
                 continue
-            if piece.receiver.deadline < now:
+            if piece.receiver.abandoned:
+                piece.receiver.fail(HungUp("the client hung up before its answer"))
+            elif piece.receiver.deadline < now:
                 piece.receiver.fail(DeadlineExceeded(f"the deadline passed in the queue of the {self.name}"))
             else:
                 kept.append(piece)
