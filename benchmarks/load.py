@@ -25,10 +25,12 @@ BOUNDARY = "7d1c0f3a"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a request; `seconds` from when it was due until the last byte of its answer."""
+    """What became of a request: `seconds` from its first byte to the last of its answer; `late_seconds`, by how much
+    the generator was behind when it sent it."""
 
     status: int
     seconds: float
+    late_seconds: float = 0.0
 
 
 class Requests:
@@ -110,8 +112,9 @@ async def open_loop(
     async def ask() -> None:
         connection = Connection(url)
         while (due := await arrivals.get()) >= 0:
-            status, _ = await connection.send(requests())
-            found.append(Outcome(status, time.monotonic() - due))
+            request, began = requests(), time.monotonic()
+            status, _ = await connection.send(request)
+            found.append(Outcome(status, time.monotonic() - began, began - due))
         connection.close()
 
     workers = [asyncio.create_task(ask()) for _ in range(connections)]

@@ -150,13 +150,14 @@ def memory(
 
 
 def overload(
-    server: Server, seconds: float, capacity: float, clips: Sequence[bytes], tasks: Sequence[str]
+    server: Server, seconds: float, capacity: dict[str, Any], clips: Sequence[bytes], tasks: Sequence[str]
 ) -> dict[str, Any]:
     """Ten times the capacity from one client, then one request after another as if nothing had been."""
     requests = Requests(clips, tasks[:1], f"?deadline_seconds={OVERLOAD_DEADLINE}")
-    outcomes = asyncio.run(
-        open_loop(server.url, OVERLOAD * capacity, seconds, requests, OVERLOAD_CONNECTIONS)
-    )
+    cpu, alone = server.cpu_seconds, capacity["cpu_ms_a_request"] / 1e3
+    rate = OVERLOAD * capacity["requests_a_second"]
+    outcomes = asyncio.run(open_loop(server.url, rate, seconds, requests, OVERLOAD_CONNECTIONS))
+    cpu = server.cpu_seconds - cpu
     began = time.monotonic()
     _, first = asyncio.run(ask_once(server.url, requests()))
     recovered = time.monotonic() - began
@@ -164,7 +165,14 @@ def overload(
     of = {status: [o for o in outcomes if o.status == status] for status in {o.status for o in outcomes}}
     accepted, refused = of.get(200, []), of.get(429, [])
     return {
-        "capacity": capacity,
+        "capacity": capacity["requests_a_second"],
+        "generator_behind_p99_ms": round(
+            1e3 * sorted(o.late_seconds for o in outcomes)[int(0.99 * len(outcomes))], 1
+        ),
+        "refused_late": sum(
+            '"status": 429' in line for line in Path(server.log.name).read_text().splitlines()
+        ),
+        "cpu_ms_a_refusal": round(1e3 * (cpu - alone * len(accepted)) / max(1, len(refused)), 3),
         "offered_a_second": round(len(outcomes) / seconds, 1),
         "statuses": {str(status): len(found) for status, found in sorted(of.items())},
         "answered_a_second": round(len(accepted) / seconds, 1),
@@ -211,7 +219,7 @@ def main() -> None:
             if "mixed" in wanted:
                 report["mixed"] = mixed(server, arguments.seconds, clips, tasks)
             if "overload" in wanted:
-                capacity = load(server, 32, arguments.seconds / 2, clips, tasks[:1])["requests_a_second"]
+                capacity = load(server, 32, arguments.seconds / 2, clips, tasks[:1])
                 report["overload"] = overload(server, arguments.seconds, capacity, clips, tasks)
         if "memory" in wanted:
             place = arguments.server_core

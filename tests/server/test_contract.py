@@ -29,11 +29,6 @@ CHECKS = [
 ]
 
 
-@schemathesis.serializer("application/zip")
-def as_it_is(context: object, value: object) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
-
-
 def check(operation: APIOperation, mode: GenerationMode, headers: dict[str, str]) -> int:
     """Send generated requests and return how many."""
     sent = 0

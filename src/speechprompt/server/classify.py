@@ -15,6 +15,7 @@ from speechprompt.errors import UsageError
 from speechprompt.prompting.clips import Clip
 from speechprompt.server.catalogue import EVERY_TASK
 from speechprompt.server.description import problems
+from speechprompt.server.front_door import ARRIVAL
 from speechprompt.server.gate import Ticket
 from speechprompt.server.presenting import task_answer, window_units
 from speechprompt.server.problems import request_id_of
@@ -77,7 +78,8 @@ async def heard_clip(
     service: Service, request: Request, upload: Upload, tasks: int, deadline: float
 ) -> AsyncIterator[HeardClip]:
     """Accept, decode and encode an upload; the request stays accepted while the context lasts."""
-    with service.gate.enter(service.client_of(request), deadline) as ticket, _noticed(request, ticket):
+    client = service.client_of(request)
+    with service.gate.enter(client, deadline, has_room=True) as ticket, _noticed(request, ticket):
         rate = service.spoken_lm.tokenizer.sample_rate
         loop = asyncio.get_running_loop()
         waveform, notices = await loop.run_in_executor(
@@ -115,8 +117,12 @@ def deadline_of(service: Service, asked: float | None) -> float:
 
 async def received(service: Service, request: Request, asked: float | None) -> Upload:
     """The upload of a request that may be answered in time. Overloaded before it is read, UsageError, TooLarge."""
-    with service.gate.arriving(service.client_of(request), asked or service.settings.deadline_seconds):
+    seconds = asked or service.settings.deadline_seconds
+    arrival = request.scope.get(ARRIVAL) or service.gate.arrive(service.client_of(request), seconds)
+    try:
         return await read_upload(request, service.settings)
+    finally:
+        arrival.leave()
 
 
 @router.post(

@@ -43,6 +43,8 @@ SECURITY_HEADERS = {
 }
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 UNKNOWN_ROUTE = "other"
+ARRIVAL = "speechprompt.arrival"
+"""Where a connection's scope has the room that the gate keeps for it."""
 PROBES = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds, so not worth a line each."""
 
@@ -78,6 +80,8 @@ class FrontDoor:
         try:
             await self.app(scope, receive, sending)
         finally:
+            if ARRIVAL in scope:
+                scope[ARRIVAL].leave()
             self._record(scope, request_id, status, time.monotonic() - began)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 
 from speechprompt.errors import DeadlineExceeded, Overloaded, TooLarge
 
-SAFETY = 0.5
+SAFETY = 0.4
 """Part of its deadline that a request may be expected to wait and take: estimates err, and newcomers push in."""
 MEMORY_SECONDS = 1.0
 """Busy time over which the pace is averaged."""
+ALIKE = 2.0
+"""A request of so many times the typical work is weighed again when its size is known."""
 TYPICAL_SECONDS = 0.02
 """Planned work of a request before the first one was seen."""
 
@@ -42,6 +44,22 @@ class Ticket:
     def progress(self, planned_seconds: float) -> None:
         """So much of it is done. Safe in any thread."""
         self._gate.progress(self, planned_seconds)
+
+
+class Arrival:
+    """Room kept for a request while its body is on its way, until it is left; leaving twice is leaving once."""
+
+    __slots__ = ("_client", "_gate")
+
+    def __init__(self, gate: Gate, client: str) -> None:
+        self._gate: Gate | None = gate
+        self._client = client
+
+    def leave(self) -> None:
+        """The body is there, or will not come."""
+        if self._gate is not None:
+            self._gate.leave(self._client)
+            self._gate = None
 
 
 class Gate:
@@ -88,26 +106,30 @@ class Gate:
                     max(1, after),
                 )
 
-    @contextmanager
-    def arriving(self, client: str, deadline_seconds: float) -> Iterator[None]:
+    def arrive(self, client: str, deadline_seconds: float) -> Arrival:
         """Keep room for a request whose body is on its way. Overloaded, before the body is read, when there is none."""
         with self._lock:
             self.check(client, deadline_seconds)
             self._arriving[client] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._arriving[client] -= 1
-                if not self._arriving[client]:
-                    del self._arriving[client]
+        return Arrival(self, client)
+
+    def leave(self, client: str) -> None:
+        """See Arrival."""
+        with self._lock:
+            self._arriving[client] -= 1
+            if not self._arriving[client]:
+                del self._arriving[client]
 
     @contextmanager
-    def enter(self, client: str, deadline: float) -> Iterator[Ticket]:
-        """Accept a request of typical size while the context lasts. Overloaded when there is no room."""
+    def enter(self, client: str, deadline: float, has_room: bool = False) -> Iterator[Ticket]:
+        """Accept a request of typical size while the context lasts. Overloaded when there is no room.
+
+        `has_room`: room was kept for it while it was arriving, so it is not weighed again.
+        """
         ticket = Ticket(self, client, deadline)
         with self._lock:
-            self.check(client, deadline - self._clock())
+            if not has_room:
+                self.check(client, deadline - self._clock())
             self._plan(ticket, self._typical)
             self.accepted += 1
         try:
@@ -132,7 +154,8 @@ class Gate:
                     f"this takes about {alone:.1f} s, over its deadline; ask for fewer tasks or less audio, "
                     "or give it a longer deadline_seconds"
                 )
-            self.check(ticket.client, left, planned_seconds)
+            if planned_seconds > ALIKE * self._typical:  # else it is what the gate was asked about
+                self.check(ticket.client, left, planned_seconds)
             self._plan(ticket, planned_seconds)
             self._typical += 0.05 * (planned_seconds - self._typical)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import signal
 import socket
@@ -18,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from speechprompt.errors import Overloaded, WorkError
 from speechprompt.server.app import create_app
-from speechprompt.server.front_door import log_as_json
+from speechprompt.server.front_door import ARRIVAL, log_as_json
 from speechprompt.server.problems import problem_of
 from speechprompt.server.service import Service
 from speechprompt.server.settings import ServerSettings
@@ -31,6 +32,7 @@ HEAD_BYTES, HEAD_SECONDS = 64 * 2**10, 10.0
 CONNECTIONS = 1000
 WORK = ("/v1/classify", "/v1/units", "/v1/explain")
 """Routes behind the gate."""
+DEADLINE = re.compile(rb"deadline_seconds=([0-9]{1,4}(?:\.[0-9]{1,6})?)(?:&|$)")
 SWITCH_SECONDS = 0.0005
 """How long a thread keeps the interpreter from others: the stages, which let go of it in every operation of torch,
 would else wait five milliseconds each time that the event loop is busy refusing."""
@@ -148,7 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start a request; one that there is no time for is answered here, at a tenth of what the routes cost."""
-        refusal = self._refusal(cycle.scope) if cycle.scope["path"] in WORK else None
+        refusal = self._weighed(cycle.scope) if cycle.scope["path"] in WORK else None
         if refusal is None:
             super()._start_asgi_task(cycle, app)
             return
@@ -156,17 +158,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(refusal)
         self.on_response_complete()
 
-    def _refusal(self, scope: Any) -> bytes | None:
-        """A whole 429 response when the gate is closed for this client."""
+    def _weighed(self, scope: Any) -> bytes | None:
+        """Keep room for a request, or a whole 429 response when the gate has none for this client."""
         service: Service = self.config.app.state.service  # type: ignore[union-attr]
-        connection = HTTPConnection(scope)
+        given = DEADLINE.search(scope["query_string"])
+        deadline = float(given[1]) if given else service.settings.deadline_seconds
         try:
-            deadline = float(
-                connection.query_params.get("deadline_seconds", service.settings.deadline_seconds)
-            )
-            service.gate.check(service.client_of(connection), deadline)
-        except ValueError:
-            return None  # the route says what is wrong with it
+            scope[ARRIVAL] = service.gate.arrive(service.client_of(HTTPConnection(scope)), deadline)
         except Overloaded as error:
             response = problem_of(error, secrets.token_hex(8))
             service.metrics.request(scope["path"], response.status_code, 0.0)

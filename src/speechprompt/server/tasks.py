@@ -44,7 +44,7 @@ async def get_task(request: Request, name: Name) -> TaskDetails:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         },
         "security": [{"token": []}],
     },
