@@ -18,7 +18,7 @@ from speechprompt.tokenizers.protocol import UnitTokenizer, Waveform
 
 WINDOW_SECONDS = 10.0
 LONGEST_HOURS = 4.0
-"""Most hours of a clip: 0.9 GB of samples at 16 kHz, which are in memory while it is encoded."""
+"""Most hours of a clip: its samples (0.9 GB at 16 kHz) and what is made of them are in memory while it is encoded."""
 PRECISION = "float32"
 
 ClipSource = str | Path | NDArray[np.float32]
