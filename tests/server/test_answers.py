@@ -74,7 +74,7 @@ def test_a_full_server_says_when_to_come_back(app: FastAPI, address: str) -> Non
     files = {"file": clip_bytes()}
     with httpx2.Client(base_url=address, timeout=30) as http:
         with gate.enter("127.0.0.1", time.monotonic() + 60) as ticket:
-            ticket.settle(20.0)
+            ticket.settle(5.0)
             for _ in range(3):  # on one connection, whose unread bodies must not confuse it
                 refused = http.post("/v1/classify", files=files)
                 assert refused.status_code == 429
@@ -109,6 +109,7 @@ def test_the_work_of_a_client_that_hangs_up_is_dropped(
         until = time.monotonic() + 30
         while app.state.service.engine.lm.queued == 0 and time.monotonic() < until:
             time.sleep(0.01)
+        time.sleep(0.3)  # until the server has seen that the connection is closed
         go_on.set()
         assert first.result().status_code == 200
         while app.state.service.gate.accepted and time.monotonic() < until:
