@@ -27,6 +27,8 @@ from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig, fr
 
 _NATS_PER_DECIBEL = math.log(10) / 10
 _PHONEME_SMOOTHING = 0.1
+_NARROW = (0.66, 0.95)  # places on the mel axis: 3 and 7 kHz
+_DARK = 1e-5  # the frames' own floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class MaskedPredictionOptions:
     random. A span of `span_frames` starts at a frame with probability `span_starts`; a share `all_visible` of the
     clips has none. `visible_weight`: what naming the cluster of a frame that is not hidden counts, beside 1 for a
     hidden one. `phoneme_weight`: what the cost of known phonemes counts, beside 1 for that of clusters.
-    `warp`: by how much the mel axis may stretch; `wear`: how many clips get noise.
+    `warp`: by how much the mel axis may stretch; `wear`: how many clips get noise; `narrow`: how many lose what lies
+    above a frequency of 3 to 7 kHz.
     """
 
     encoder: MelEncoderConfig = field(default_factory=lambda: MelEncoderConfig(layers=4))
@@ -51,6 +54,7 @@ class MaskedPredictionOptions:
     phoneme_weight: float = 1.0
     warp: float = 0.08
     wear: float = 0.5
+    narrow: float = 0.0
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.01
@@ -178,7 +182,7 @@ class _Crops:
 def _loss(model: MaskedPredictor, crops: _Crops, options: MaskedPredictionOptions) -> Tensor:
     """Cost of the clusters, hidden frames counted more, and of the phonemes that are known."""
     hidden = _spans(crops.real, options)
-    heard = worn(crops.frames, crops.real, options.warp, options.wear)
+    heard = worn(crops.frames, crops.real, options.warp, options.wear, options.narrow)
     clusters, phonemes = model.guesses(heard, crops.real, hidden)
     costs = functional.cross_entropy(
         clusters[crops.real].float(), crops.clusters[crops.real], reduction="none"
@@ -194,11 +198,11 @@ def _loss(model: MaskedPredictor, crops: _Crops, options: MaskedPredictionOption
     return loss + options.phoneme_weight * named
 
 
-def worn(frames: Tensor, real: Tensor, warp: float, wear: float) -> Tensor:
+def worn(frames: Tensor, real: Tensor, warp: float, wear: float, narrow: float = 0.0) -> Tensor:
     """Log-mel frames (B,T,2*mels) as another throat, microphone and room would have given them.
 
     The mel axis stretches by a factor in 1 +- `warp`; the spectrum tilts and bends by up to 6 dB; noise joins
-    a share `wear` of the clips at 5 to 35 dB. Draws from the global RNG.
+    a share `wear` of the clips at 5 to 35 dB; a share `narrow` ends between 3 and 7 kHz. Draws from the global RNG.
     """
     rows, mels = len(frames), frames.shape[-1] // 2
     device = frames.device
@@ -216,7 +220,12 @@ def worn(frames: Tensor, real: Tensor, warp: float, wear: float) -> Tensor:
     colour = 5 * _NATS_PER_DECIBEL * (2 * torch.rand(rows, 1, device=device) - 1) * (axis - 0.5)
     loud = (torch.rand(rows, 1, device=device) < wear) * torch.exp(colour - decibels * _NATS_PER_DECIBEL)
     noise = loud[:, None, None] * -torch.log(torch.rand_like(halves).clamp_min(1e-6))
-    halves = torch.log(torch.exp(halves + tilt[:, None, None]) + noise)
+    power = torch.exp(halves + tilt[:, None, None]) + noise
+    if narrow:
+        last = _NARROW[0] + (_NARROW[1] - _NARROW[0]) * torch.rand(rows, 1, device=device)
+        cut = (torch.rand(rows, 1, device=device) < narrow) & (axis > last)
+        power = torch.where(cut[:, None, None], _DARK, power)
+    halves = torch.log(power)
     return halves.flatten(2) * real[..., None]
 
 
