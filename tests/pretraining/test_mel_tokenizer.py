@@ -214,7 +214,7 @@ def test_a_second_pass_with_phonemes_and_sound_codes(utterances: list[Utterance]
         for i, u in enumerate(utterances)
     ]
     options = MelTokenizerOptions(
-        TOY, clusters=6, second=replace(TOY, steps=2), second_clusters=5, phonemes=True, phoneme_count=1,
+        TOY, clusters=6, second_steps=2, second_clusters=5, phonemes=True, phoneme_count=1,
         kept_layers=2, unit_count=7, timbre=4, prosody=3,
     )  # fmt: skip
     made = pretrain_mel_tokenizer("toy", told, tmp_path / "run", options)

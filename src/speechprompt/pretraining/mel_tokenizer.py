@@ -39,13 +39,14 @@ _SURE = 0.7  # how probable a phoneme must be for the second pass to learn it
 
 @dataclass(frozen=True, slots=True)
 class MelTokenizerOptions:
-    """`clusters` of MFCC to predict; with `second`, a further pass over `second_clusters` of the first one's states;
+    """`clusters` of MFCC to predict; `second_steps` of a further pass over `second_clusters` of the first one's states;
     `phonemes`: learn those that clips tell, symbols that occur `phoneme_count` times or more; `kept_layers` of the
     encoder that stay; `unit_count` centres on the last; `timbre` and `prosody` codes beside them."""
 
     prediction: MaskedPredictionOptions = field(default_factory=MaskedPredictionOptions)
     clusters: int = 100
-    second: MaskedPredictionOptions | None = None
+    second_steps: int = 0
+    second_learning_rate: float = 1e-3
     second_clusters: int = 500
     phonemes: bool = False
     phoneme_count: int = 250
@@ -84,11 +85,14 @@ def pretrain_mel_tokenizer(
     model = pretrain_encoder(
         speech, targets, folder / "encoder", options.prediction, device=device, progress=progress
     ).cpu()
-    if options.second is not None:
+    if options.second_steps:
         targets = _second_targets(model, speech, targets, folder / "second.npz", options)
+        again = replace(
+            options.prediction, steps=options.second_steps, learning_rate=options.second_learning_rate
+        )
         start = model.encoder
         model = pretrain_encoder(
-            speech, targets, folder / "second", options.second, start=start, device=device, progress=progress
+            speech, targets, folder / "second", again, start=start, device=device, progress=progress
         ).cpu()
     encoder = truncated(model.encoder, options.kept_layers)
     centres = _unit_centres(encoder, speech, folder / "centres.npy", options)
