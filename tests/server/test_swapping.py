@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from server.material import TOKEN, clip_bytes, toy_artifact
-from server.test_artifacts import files_of, zipped
+from server.test_served_artifacts import files_of, zipped
 
 SWAPS, CLIENTS = 200, 3
 
