@@ -174,7 +174,7 @@ def test_limits_are_checked_before_decoding(tmp_path: Path, monkeypatch: pytest.
         raise AssertionError("decoded a file that is over the limit")
 
     monkeypatch.setattr("speechprompt.speech.decoders._SoundFileDecoder.blocks", forbidden)
-    with pytest.raises(AudioError, match=r"over the limit of 0\.0001 h"):
+    with pytest.raises(AudioError, match=r"over the limit of 0\.36 s"):
         read_waveform(path, 16_000, limits=AudioLimits(hours=0.0001))
     with pytest.raises(AudioError, match="over the limit of 1,000"):
         read_waveform(path, 16_000, limits=AudioLimits(size_bytes=1_000))
