@@ -16,6 +16,9 @@ from speechprompt.errors import DeadlineExceeded, Overloaded, TooLarge
 
 SAFETY = 0.4
 """Part of its deadline that a request may be expected to wait and take: estimates err, and newcomers push in."""
+QUEUEING = 0.15
+"""Part of its deadline that a request may be expected to wait for others: where ten times too many come at once, refusing
+them slows the work by three to four times before the gate has measured it."""
 MEMORY_SECONDS = 1.0
 """Busy time over which the pace is averaged."""
 ALIKE = 2.0
@@ -96,10 +99,11 @@ class Gate:
             clients = len(self._by_client.keys() | self._arriving.keys() | {client})
             planned = self._typical if planned_seconds is None else planned_seconds
             everything = self._outstanding + self._arriving.total() * self._typical
-            wait = min(everything + planned, (own + planned) * clients) * self._busy / self._done
-            room = SAFETY * deadline_seconds
-            if wait > room:
-                after = math.ceil(wait - room)
+            pace = self._busy / self._done
+            wait = min(everything + planned, (own + planned) * clients) * pace
+            late = max(wait - SAFETY * deadline_seconds, wait - planned * pace - QUEUEING * deadline_seconds)
+            if late > 0:
+                after = math.ceil(late)
                 raise Overloaded(
                     f"an answer would take about {wait:.1f} s, too close to the deadline of "
                     f"{deadline_seconds:.1f} s; try again in {after} s",
