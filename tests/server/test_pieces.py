@@ -148,7 +148,7 @@ def test_the_gate_lets_in_what_can_be_answered_in_time() -> None:
         ):
             third.settle(11.0)
         with gate.enter("b", clock.now + 10) as newcomer:
-            newcomer.settle(2.0)  # its fair share leaves room, whatever the other has queued
+            newcomer.settle(1.4)  # its fair share leaves room, whatever the other has queued
         clock.now += 4.0
         first.progress(3.0)
         assert gate.backlog_seconds == pytest.approx(1.0, rel=0.2)
