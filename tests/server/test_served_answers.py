@@ -32,6 +32,7 @@ def test_answers_are_the_librarys(client: TestClient, folder: Path, tmp_path: Pa
     assert [answer["task"] for answer in found["predictions"]] == names
     for ours, theirs in zip(found["predictions"], expected, strict=True):
         assert ours["score"] == pytest.approx(theirs.score, abs=1e-5)
+        assert ours["out_of_domain"] == pytest.approx(theirs.out_of_domain, abs=1e-4)
         for slot, answer in theirs.slots.items():
             assert ours["slots"][slot]["label"] == answer.label
             assert ours["slots"][slot]["scores"] == pytest.approx(dict(answer.scores), abs=1e-5)

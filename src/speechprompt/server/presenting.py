@@ -56,6 +56,7 @@ def task_answer(prediction: Prediction, revision: str, top_k: int | None) -> Tas
         slots=slots,
         score=prediction.score,
         abstained=prediction.abstained,
+        out_of_domain=prediction.out_of_domain,
     )
 
 
