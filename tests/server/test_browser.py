@@ -309,7 +309,7 @@ def test_keyboard_only(page: Browser, tmp_path: Path) -> None:
     assert focused() != first
     page.evaluate("document.querySelector('nav a[href=\"#tasks\"]').focus()")
     page.press("Enter")
-    page.wait("document.querySelector('.task-card')")
+    page.wait("!document.querySelector('#tasks').hidden && document.querySelector('.task-card')")
     page.evaluate("document.querySelector('.task-card .plain').focus()")
     page.press("Enter")
     page.wait("document.querySelector('dialog[open] .facts')")
