@@ -24,7 +24,8 @@ class TaskAnswer(BaseModel):
     score: float = Field(description="product of the slots' scores")
     abstained: bool = Field(description="the score is below the artifact's threshold")
     out_of_domain: float | None = Field(
-        None, description="distance from the training clips; over 1 is farther than 95 of 100 validation clips"
+        None,
+        description="distance from the training clips; over 1 is farther than 95 of 100 validation clips",
     )
 
 
