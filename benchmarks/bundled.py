@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from throughput import cpu_seconds
 
 from speechprompt.lms.batch import collate
 from speechprompt.prompting.bank import Bank
@@ -94,17 +92,6 @@ def speech(samples: int, count: int, rate: int) -> list[np.ndarray]:
         line.append(read_waveform(paths[len(line) % len(paths)], rate)[0])
     joined = np.concatenate(line)
     return [joined[i * samples : (i + 1) * samples] for i in range(count)]
-
-
-def cpu_seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median CPU seconds of a piece of work, after one warm-up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from speechprompt.cli.terminal import table as drawn
 from speechprompt.errors import UsageError
 
 if TYPE_CHECKING:
+    from speechprompt.experiments.results_table import ResultsTable
     from speechprompt.spoken_lm import SpokenLM
 
 OUT = Path("speechprompt-table")
@@ -102,7 +103,7 @@ def table(
     FOLDER keeps each cell under a hash of all that it depends on: the same command goes on where a stopped one was,
     and after a change measures again only what depends on it. A row whose data is not there says so.
     """
-    from speechprompt.experiments.results_table import HEADINGS, Study, make_table
+    from speechprompt.experiments.results_table import Study, make_table
     from speechprompt.experiments.table_rows import check_columns, read_declaration
     from speechprompt.spoken_lm import SpokenLM
 
@@ -139,12 +140,17 @@ def table(
         raise KeyboardInterrupt(
             f"interrupted; measured cells are in {out}, the same command goes on from there"
         ) from None
+    _show(terminal, found, f"{study.measured} cells measured, {study.reused} reused: {page}")
+
+
+def _show(terminal: Terminal, found: ResultsTable, last: str) -> None:
+    """Print the columns that have anything in them, then the rows that failed; exit code 1 if any did."""
+    from speechprompt.experiments.results_table import HEADINGS
+
     cells = [line.cells() for line in found.lines]
     shown = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in cells)]
     parts = drawn([HEADINGS[i] for i in shown], [[row[i] for i in shown] for row in cells])
-    terminal.show(
-        found.to_json(), parts, "", f"{study.measured} cells measured, {study.reused} reused: {page}"
-    )
+    terminal.show(found.to_json(), parts, "", last)
     failed = [line for line in found.lines if line.remark.startswith("failed")]
     for line in failed:
         terminal.complain(f"{line.name}: {line.remark}")
