@@ -141,14 +141,14 @@ def test_the_gate_lets_in_what_can_be_answered_in_time() -> None:
         assert gate.backlog_seconds == pytest.approx(4.0)
         with pytest.raises(Overloaded) as refused, gate.enter("a", clock.now + 10) as second:
             second.settle(2.0)
-        assert refused.value.retry_after_seconds == 3  # 4 s of others, and 1.5 may be waited for
+        assert refused.value.retry_after_seconds == 3  # 4 s of others, and 1 may be waited for
         with (
             pytest.raises(TooLarge, match="over its deadline"),
             gate.enter("b", clock.now + 10) as third,
         ):
             third.settle(11.0)
         with gate.enter("b", clock.now + 10) as newcomer:
-            newcomer.settle(1.4)  # its fair share leaves room, whatever the other has queued
+            newcomer.settle(0.9)  # its fair share leaves room, whatever the other has queued
         clock.now += 4.0
         first.progress(3.0)
         assert gate.backlog_seconds == pytest.approx(1.0, rel=0.2)
@@ -160,12 +160,12 @@ def test_the_gate_weighs_a_request_itself_apart_from_what_it_waits_for() -> None
     clock = Clock()
     gate = Gate(clock)
     with gate.enter("a", clock.now + 10) as first:
-        first.settle(1.2)
-        gate.check("a", 10.0, planned_seconds=2.5)  # 3.7 s in all, 1.2 of them waiting
+        first.settle(0.8)
+        gate.check("a", 10.0, planned_seconds=3.0)  # 3.8 s in all, .8 of them waiting
         with pytest.raises(Overloaded):
-            gate.check("a", 10.0, planned_seconds=3.0)  # over .4 of the deadline in all
+            gate.check("a", 10.0, planned_seconds=3.3)  # over .4 of the deadline in all
         with pytest.raises(Overloaded):
-            gate.check("a", 5.0, planned_seconds=0.1)  # over .15 of the deadline in waiting
+            gate.check("a", 5.0, planned_seconds=0.1)  # over .1 of the deadline in waiting
 
 
 def test_the_gate_learns_that_work_goes_slower_than_planned() -> None:

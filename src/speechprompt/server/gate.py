@@ -16,7 +16,7 @@ from speechprompt.errors import DeadlineExceeded, Overloaded, TooLarge
 
 SAFETY = 0.4
 """Part of its deadline that a request may be expected to wait and take: estimates err, and newcomers push in."""
-QUEUEING = 0.15
+QUEUEING = 0.1
 """Part of its deadline that a request may be expected to wait for others: where ten times too many come at once,
 refusing them slows the work by three to four times before the gate has measured it."""
 MEMORY_SECONDS = 1.0
