@@ -25,7 +25,8 @@ import torch
 from speechprompt.encoding import encode_corpus
 from speechprompt.lms.pgslm_units import PgslmUnitLM
 from speechprompt.metrics import accuracy_interval, paired_difference_interval
-from speechprompt.pretraining.prosodic_lm import ProsodicLmOptions, pretrain_prosodic_lm
+from speechprompt.pretraining.prosodic_lm import pretrain_prosodic_lm
+from speechprompt.pretraining.unit_lm_options import ProsodicLmOptions
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task

@@ -1,8 +1,8 @@
 """A spoken LM: tokenizer and unit LM under one versioned name, found by name or in a folder.
 
 A folder holds `spoken_lm.json` ({"schema": 1, "name", "version", "license", "tokenizer", "lm"}), the LM's
-safetensors, and its tokenizer or that tokenizer's name. Parts load when they are first used: encoding needs
-no LM, and a corpus of units no tokenizer.
+safetensors, and its tokenizer or that tokenizer's name, with `tokenizer_fingerprint` where a name may come to mean
+another one. Parts load when they are first used: encoding needs no LM, and a corpus of units no tokenizer.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 DEFAULT = "tiny"
 DESCRIPTION = "spoken_lm.json"
 BUNDLED = Path(__file__).parent / "bundled"
-TRACKERS = ("f0", "yaapt")
-"""What follows `+` in the name of a tokenizer whose units carry F0: our own tracker, or pGSLM's authors'."""
+TRACKERS = ("f0", "yaapt", "f0-absolute", "yaapt-absolute")
+"""What follows `+` in the name of a tokenizer whose units carry F0: our own tracker, or pGSLM's authors'.
+
+F0 is measured from an utterance's mean, or with `-absolute` from nothing."""
 HUBERT_UNITS = {f"hubert-base-l6-km{count}": count for count in (50, 100, 200)}
 """Published tokenizers: HuBERT-base, layer 6, k-means of so many centres."""
 
@@ -144,7 +146,9 @@ class SpokenLM:
         inside = folder / tokenizer
         return cls(
             f"{about['name']}@{about['version']}",
-            lambda: load_tokenizer(inside if inside.is_dir() else tokenizer, device),
+            lambda: _expected(
+                load_tokenizer(inside if inside.is_dir() else tokenizer, device), folder, about
+            ),
             lambda: _placed(load_unit_lm(folder / str(about["lm"])), device, dtype),
             str(about.get("tokenizer_name", tokenizer)),
             about.get("license"),
@@ -188,19 +192,45 @@ def describe(folder: Path) -> Mapping[str, Any]:
     return about
 
 
+def _expected(tokenizer: UnitTokenizer, folder: Path, about: Mapping[str, Any]) -> UnitTokenizer:
+    """The tokenizer, when it is the one that the folder's LM was trained on. CheckpointError names both."""
+    wanted = about.get("tokenizer_fingerprint")
+    if wanted not in (None, tokenizer.fingerprint):
+        raise CheckpointError(
+            f"{folder} reads units of a tokenizer {about['tokenizer']} with fingerprint {wanted}, but this "
+            f"installation's has {tokenizer.fingerprint}; pretrain its LM again, or install the version it came with"
+        )
+    return tokenizer
+
+
+def tokenizer_names() -> list[str]:
+    """Tokenizers that have a name: published ones, and those of bundled spoken LMs, whole and without sound codes.
+
+    `+f0` and the other `TRACKERS` behind any of them add F0.
+    """
+    bundled = sorted(path.parent.parent.name for path in BUNDLED.glob("*/tokenizer/tokenizer.json"))
+    return [*HUBERT_UNITS, *(name + ending for name in bundled for ending in ("", "-content"))]
+
+
 def load_tokenizer(name_or_folder: str | Path, device: str = "cpu") -> UnitTokenizer:
-    """A tokenizer from its folder (`tokenizer.json` names its kind) or by its published name."""
-    if isinstance(name_or_folder, str) and name_or_folder in HUBERT_UNITS:
-        return _hubert(HUBERT_UNITS[name_or_folder], device)
-    bare, plus, tracker = str(name_or_folder).rpartition("+")
-    if isinstance(name_or_folder, str) and plus and bare in HUBERT_UNITS:
-        return _with_f0(_hubert(HUBERT_UNITS[bare], device), tracker, device)
+    """A tokenizer from its folder (`tokenizer.json` names its kind) or by one of `tokenizer_names`.
+
+    A name wins over a folder of that name (pass a Path). UnknownName for neither; CheckpointError for a damaged folder.
+    """
+    if isinstance(name_or_folder, str):
+        bare, plus, tracker = name_or_folder.rpartition("+")
+        if plus and bare in tokenizer_names():
+            return with_f0(load_tokenizer(bare, device), tracker, device)
+        if name_or_folder in HUBERT_UNITS:
+            return _hubert(HUBERT_UNITS[name_or_folder], device)
+        if name_or_folder in tokenizer_names():
+            return _bundled(name_or_folder, device)
     folder = Path(name_or_folder)
     try:
         about = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         kind = about["kind"]
     except FileNotFoundError:
-        raise UnknownName("tokenizer", str(name_or_folder), HUBERT_UNITS) from None
+        raise UnknownName("tokenizer", str(name_or_folder), tokenizer_names()) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'tokenizer.json'} does not name a tokenizer's kind") from None
     if kind == "mel-hubert":
@@ -216,26 +246,44 @@ def load_tokenizer(name_or_folder: str | Path, device: str = "cpu") -> UnitToken
     raise UnknownName("tokenizer kind", str(kind), ("mel-hubert", "hubert", "prosody"))
 
 
+def _bundled(name: str, device: str) -> UnitTokenizer:
+    """The tokenizer `NAME` or `NAME-content` of a bundled spoken LM."""
+    from speechprompt.tokenizers.mel_hubert import CONTENT
+
+    tokenizer = load_tokenizer(BUNDLED / name.removesuffix(CONTENT) / "tokenizer", device)
+    return content_of(tokenizer) if name.endswith(CONTENT) else tokenizer
+
+
+def content_of(tokenizer: UnitTokenizer) -> UnitTokenizer:
+    """The tokenizer without its codes of timbre and prosody, itself where it has none."""
+    from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
+
+    return tokenizer.content() if isinstance(tokenizer, MelHubertTokenizer) else tokenizer
+
+
 def _prosody(folder: Path, about: Mapping[str, Any], device: str) -> UnitTokenizer:
     """A folder of kind `prosody`: `units` names a published tokenizer or a folder inside, `tracker` who follows F0.
 
-    `mean`: "utterance", or a table of speakers' mean log-F0.
+    `mean`: "utterance", "absolute", or a table of speakers' mean log-F0.
     """
     units, tracker, mean = about.get("units"), about.get("tracker", "f0"), about.get("mean", "utterance")
     table = isinstance(mean, dict) and all(isinstance(value, int | float) for value in mean.values())
-    if not isinstance(units, str) or not (mean == "utterance" or table):
+    if not isinstance(units, str) or not (mean in ("utterance", "absolute") or table):
         raise CheckpointError(
             f"{folder / 'tokenizer.json'} does not say whose units carry F0, and from which mean"
         )
     inside = folder / units
     if inside.resolve() == folder.resolve():
         raise CheckpointError(f"{folder / 'tokenizer.json'} names itself as its units")
-    return _with_f0(load_tokenizer(inside if inside.is_dir() else units, device), str(tracker), device, mean)
+    return with_f0(load_tokenizer(inside if inside.is_dir() else units, device), str(tracker), device, mean)
 
 
-def _with_f0(tokenizer: UnitTokenizer, tracker: str, device: str, mean: Any = "utterance") -> UnitTokenizer:
-    from speechprompt.tokenizers.prosody import ProsodyTokenizer
+def with_f0(tokenizer: UnitTokenizer, tracker: str, device: str, mean: Any = "utterance") -> UnitTokenizer:
+    """A tokenizer whose units carry F0 of one of `TRACKERS`, measured from `mean`. UnknownName for a tracker."""
+    from speechprompt.tokenizers.prosody import ABSOLUTE, ProsodyTokenizer
 
+    if tracker.endswith(ABSOLUTE):
+        tracker, mean = tracker.removesuffix(ABSOLUTE), "absolute"
     if tracker == "yaapt":
         from speechprompt.tokenizers.yaapt import YaaptTracker
 

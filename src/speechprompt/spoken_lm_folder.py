@@ -39,10 +39,12 @@ def write_folder(
     version: str = "1",
     tokenizer_folder: Path | None = None,
     texts: Mapping[str, str] | None = None,
+    tokenizer_fingerprint: str | None = None,
 ) -> Path:
     """Write a unit LM and the name of its tokenizer, whole or not at all. Errors as `check_folder_output`.
 
     `tokenizer_folder` is copied in, so that the spoken LM needs nothing else; `texts` are further files by name.
+    With `tokenizer_fingerprint`, a tokenizer that its name finds later but that has another one is refused.
     """
     from transformers.utils import logging
 
@@ -57,6 +59,7 @@ def write_folder(
         "license": license,
         "tokenizer": tokenizer if tokenizer_folder is None else TOKENIZER_FOLDER,
         "tokenizer_name": tokenizer,
+        **({} if tokenizer_fingerprint is None else {"tokenizer_fingerprint": tokenizer_fingerprint}),
         "lm": LM_FOLDER,
     }
     try:

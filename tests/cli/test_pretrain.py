@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from cli.material import QUICK, Run
 from speechprompt.pretraining.optimisation import _Loop
 from speechprompt.speech.unit_store import UnitStore
-from speechprompt.spoken_lm import SpokenLM
+from speechprompt.spoken_lm import SpokenLM, load_tokenizer
 from speechprompt.testing import toy_corpus
 
 ENCODER = {"mels": 20, "width": 16, "heads": 2, "inner": 32, "kernel": 3, "layers": 2}
@@ -185,3 +185,59 @@ def test_what_cannot_be_is_one_line(
     ran = run("pretrain", *chosen, "--out", tmp_path / "out", "--quiet")
     assert (ran.code, message in ran.error) == (code, True), ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_prosody_is_learnt_and_no_encoder_is_stored_twice(run: Run, clips: Path, tmp_path: Path) -> None:
+    flags = ("--streams", "durations,f0", "--f0-mean", "absolute", "--held-out", "0.3", "--steps", 2, *SMALL)
+    out = tmp_path / "prosodic"
+    made = run("pretrain", "lm", clips, "--tokenizer", "tiny", "--out", out, "--json", *flags)
+    assert (made.code, "tiny-content is read" in made.err) == (0, True), made.err
+    assert {"bits_per_unit", "bits_per_duration", "bits_per_f0"} <= set(made.document)
+    assert not (out / "tokenizer").exists()
+    spoken = SpokenLM.load(out)
+    assert (spoken.tokenizer.name, spoken.tokenizer.unit_count) == ("tiny-content+f0-absolute", 500)
+    assert spoken.tokenizer.fingerprint == made.document["tokenizer_fingerprint"]
+    assert spoken.lm.unit_count == 500
+    ran = run("train", clips, "--lm", out, "--out", tmp_path / "prompt", "--quiet", *QUICK)
+    assert (ran.code, ran.err) == (0, "")
+    about = json.loads((out / "spoken_lm.json").read_text())
+    (out / "spoken_lm.json").write_text(json.dumps({**about, "tokenizer_fingerprint": "of tiny@9"}))
+    other = run("train", clips, "--lm", out, "--out", tmp_path / "again", "--quiet", *QUICK)
+    assert "of tiny@9" in other.error
+    assert spoken.tokenizer.fingerprint in other.error
+
+
+def test_a_tokenizer_folder_lends_its_content_and_travels_along(
+    run: Run, clips: Path, tmp_path: Path
+) -> None:
+    tiny = SpokenLM.load("tiny")
+    assert tiny.folder is not None
+    command = ("pretrain", "lm", clips, "--tokenizer", tiny.folder / "tokenizer", "--quiet", "--json", *SMALL)
+    flags = ("--held-out", "0.3", "--steps", 2)
+    made = run(*command, "--out", tmp_path / "both", "--streams", "f0,durations", *flags)
+    assert made.code == 0
+    spoken = SpokenLM.load(tmp_path / "both")
+    assert spoken.tokenizer.fingerprint == load_tokenizer("tiny-content+f0").fingerprint
+    assert spoken.tokenizer.fingerprint == made.document["tokenizer_fingerprint"]
+    one = run(*command, "--out", tmp_path / "one", "--streams", "durations", *flags)
+    assert "bits_per_f0" not in one.document
+    assert SpokenLM.load(tmp_path / "one").tokenizer.name == "tiny-content"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--streams", "duration"), "did you mean durations"),
+        (("--f0-bins", "8"), "--streams durations,f0"),
+        (("--streams", "durations", "--f0-mean", "absolute"), "--f0-mean"),
+        (("--streams", "durations,f0", "--f0-bins", "1"), "'f0_bins'"),
+        (("--streams", "durations", "--prosody-weight", "-1"), "'prosody_weight'"),
+    ],
+)
+def test_prosody_that_cannot_be_is_one_line(
+    run: Run, hubert_units: Path, tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    ran = run("pretrain", "lm", hubert_units, *LM, *flags, "--out", tmp_path / "out")
+    assert (ran.code, message in ran.error) == (2, True), ran.err
+    bare = run("pretrain", "lm", hubert_units, *LM, "--streams", "durations", "--out", tmp_path / "out")
+    assert (bare.code, "durations" in bare.error) == (1, True)

@@ -12,12 +12,12 @@ from speechprompt.errors import OutputExists, TrainingError, UnitsError
 from speechprompt.lms.batch import collate
 from speechprompt.lms.pgslm_units import PgslmUnitLM
 from speechprompt.pretraining.prosodic_lm import (
-    ProsodicLmOptions,
     bits_of_streams,
     f0_edges,
     new_prosodic_lm,
     pretrain_prosodic_lm,
 )
+from speechprompt.pretraining.unit_lm_options import ProsodicLmOptions
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
 from speechprompt.spoken_lm_folder import write_folder, write_prosody_tokenizer
@@ -86,6 +86,15 @@ def test_edges_spread_voiced_units_evenly() -> None:
     edges = f0_edges([Units(np.zeros(321, int), np.ones(321, int), values)], 8)
     assert edges == pytest.approx(np.linspace(-0.75, 0.75, 7), abs=0.01)
     assert len(f0_edges([Units([1], [1], np.zeros(1, np.float32))], 8)) == 7
+
+
+def test_no_pitch_has_a_bin_of_its_own_where_f0_is_absolute() -> None:
+    values = np.linspace(4.1, 6.0, 320).astype(np.float32)
+    edges = f0_edges([Units(np.zeros(321, int), np.ones(321, int), np.r_[values, np.float32(0)])], 8)
+    assert edges == sorted(edges)
+    bins = np.searchsorted(edges, np.r_[values, np.float32(0)])
+    assert (bins[-1], bins[:-1].min(), bins[:-1].max()) == (0, 1, 7)
+    assert np.bincount(bins)[1:].tolist() == pytest.approx([320 / 7] * 7, abs=1)
 
 
 def test_a_prosodic_tiny_is_a_folder_that_hears_audio(tmp_path: Path) -> None:

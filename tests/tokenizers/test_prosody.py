@@ -137,6 +137,19 @@ def test_f0_is_measured_from_the_speakers_mean() -> None:
     assert len(names) == 3
 
 
+def test_absolute_f0_keeps_the_height_of_a_voice() -> None:
+    clip = wave(1.0)
+    own = ProsodyTokenizer(ToyTokenizer(), FixedTracker())
+    absolute = ProsodyTokenizer(ToyTokenizer(), FixedTracker(), "absolute")
+    assert (own.name, absolute.name) == ("toy+fixed", "toy+fixed-absolute")
+    assert own.fingerprint != absolute.fingerprint
+    voiced = own.encode(clip).f0 != 0
+    difference = (absolute.encode(clip).f0 - own.encode(clip).f0)[voiced]
+    assert difference == pytest.approx(np.full(len(difference), difference[0]), abs=1e-5)
+    assert difference[0] > np.log(50)
+    assert not absolute.encode(np.zeros(1600, np.float32)).f0.any()
+
+
 def test_a_tokenizer_without_durations_is_refused() -> None:
     class Bare(ToyTokenizer):
         def encode_batch(self, waveforms: Sequence[Waveform]) -> list[Units]:

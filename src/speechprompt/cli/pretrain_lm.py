@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,9 +19,16 @@ from speechprompt.cli.pretraining_run import (
     given,
     resumable,
 )
-from speechprompt.cli.pretraining_sources import read_units, tokenizer_name
+from speechprompt.cli.pretraining_sources import read_units
 from speechprompt.cli.terminal import Terminal, pairs
+from speechprompt.cli.tokenizer_part import F0Mean, TokenizerPart, tokenizer_name
 from speechprompt.cli.train import Config
+from speechprompt.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from speechprompt.pretraining.unit_lm_options import UnitLmOptions
+
+STREAMS = ("durations", "f0")
 
 Version = Annotated[str, typer.Option("--version", help="The part of its name after @.")]
 License = Annotated[
@@ -39,6 +46,22 @@ Exclude = Annotated[
 ]
 HeldOut = Annotated[
     float, typer.Option("--held-out", min=0.0001, max=0.5, help="Share that measures bits per unit.")
+]
+Streams = Annotated[
+    str | None,
+    typer.Option(
+        "--streams",
+        metavar="A,B",
+        help="Read and predict prosody beside the units: durations, f0 or both. Codes of timbre and prosody among "
+        "the units are then left out.",
+    ),
+]
+MeanF0 = Annotated[
+    F0Mean | None,
+    typer.Option(
+        "--f0-mean",
+        help="What log-F0 is measured from: the utterance's mean (default), or nothing (absolute).",
+    ),
 ]
 StoredAs = Annotated[
     Literal["float32", "float16", "bfloat16"],
@@ -58,6 +81,8 @@ def lm(
     without: Without = None,
     exclude: Exclude = None,
     held_out: HeldOut = 0.01,
+    streams: Streams = None,
+    f0_mean: MeanF0 = None,
     stored: StoredAs = "float16",
     config: Config = None,
     split_fields: SplitFields = "split,official_split",
@@ -66,7 +91,7 @@ def lm(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Pretrain a unit LM (GSLM's architecture at any size) and leave a spoken LM for `--lm PATH`.
+    """Pretrain a unit LM (GSLM's or, with prosody, pGSLM's architecture at any size) for `--lm PATH`.
 
     A source brings units, audio (encoded first) or is a unit store. Only training rows teach, each distinct unit
     sequence once, and none that a validation or test row also has. While it runs, PATH.run holds the state: the
@@ -74,16 +99,14 @@ def lm(
     """
     from speechprompt.pretraining.lm_folder import LmIdentity, pretrain_lm_folder
     from speechprompt.pretraining.material import gather
-    from speechprompt.pretraining.options import read_options
-    from speechprompt.pretraining.unit_lm_options import UnitLmOptions
     from speechprompt.spoken_lm_folder import check_folder_output
 
-    options = read_options(UnitLmOptions, given(changes))
+    options, read = lm_options(given(changes), names_of(streams))
     check_folder_output(out, force)
     check_writable(out)
     fields = names_of(split_fields) or []
     place, started = chosen_device(device, threads), perf_counter()
-    part = tokenizer_name(tokenizer, place)
+    part = prosodic(tokenizer_name(tokenizer, place), read, f0_mean, terminal)
     corpora = read_units(terminal, sources, part, fields, names_of(without) or [], names_of(untested) or [])
     excluded = read_units(terminal, exclude or [], part, None)
     material = gather(corpora, excluded, fields, held_out)
@@ -91,8 +114,17 @@ def lm(
         f"{len(material.taught):,} sequences, {sum(map(len, material.taught)):,} units to learn from; "
         f"{len(material.held_out):,} held out, {material.left_out:,} left out"
     )
-    identity = LmIdentity(name or out.name, version, part.name, part.unit_count, part.folder, license)
     with resumable(terminal, out, "unit LM") as (work, progress):
+        identity = LmIdentity(
+            name or out.name,
+            version,
+            part.name,
+            part.unit_count,
+            part.written(work / "tokenizer"),
+            license,
+            part.fingerprint,
+            part.f0_from,
+        )
         record = pretrain_lm_folder(
             material,
             identity,
@@ -109,3 +141,43 @@ def lm(
         key.replace("_", " "): value for key, value in document.items() if key not in ("options", "material")
     }
     terminal.show(document, pairs(facts), f"next: speechprompt train SOURCE --lm {out} --out prompts/TASK")
+
+
+def lm_options(
+    values: Mapping[str, Any], streams: Sequence[str] | None
+) -> tuple[UnitLmOptions, frozenset[str]]:
+    """The options of a unit LM, or with `streams` of a prosodic one, and the streams it reads.
+
+    UnknownName for a stream that is none; UsageError for options of prosody without streams.
+    """
+    from speechprompt.pretraining.options import flat_fields, read_options
+    from speechprompt.pretraining.unit_lm_options import ProsodicLmOptions, UnitLmOptions
+
+    read = frozenset(streams or ())
+    for stream in sorted(read - set(STREAMS)):
+        raise UnknownName("stream", stream, STREAMS)
+    if read:
+        wanted = {"reads_duration": "durations" in read, "reads_f0": "f0" in read}
+        return read_options(ProsodicLmOptions, {**values, **wanted}), read
+    for name in values:
+        if name in flat_fields(ProsodicLmOptions) and name not in flat_fields(UnitLmOptions):
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for an LM with prosody; say which: --streams durations,f0"
+            )
+    return read_options(UnitLmOptions, values), read
+
+
+def prosodic(
+    part: TokenizerPart, streams: frozenset[str], f0_mean: F0Mean | None, terminal: Terminal
+) -> TokenizerPart:
+    """The tokenizer whose units carry the streams. UsageError where --f0-mean has nothing to say."""
+    if f0_mean is not None and ("f0" not in streams or part.f0_from):
+        raise UsageError("--f0-mean goes with --streams f0 and a tokenizer that brings no F0 of its own")
+    if not streams or part.f0_from:
+        return part
+    content = part.content()
+    if content is not part:
+        terminal.notice(
+            f"the codes of timbre and prosody of {part.name} are left out: {content.name} is read"
+        )
+    return content.with_f0(f0_mean or "utterance") if "f0" in streams else content

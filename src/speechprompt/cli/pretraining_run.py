@@ -56,10 +56,10 @@ def tokenizer_flags() -> list[Parameter]:
 
 
 def lm_flags() -> list[Parameter]:
-    """A flag for every option of a unit LM."""
-    from speechprompt.pretraining.unit_lm_options import UnitLmOptions
+    """A flag for every option of a unit LM, with prosody or without; which streams it reads is one flag's choice."""
+    from speechprompt.pretraining.unit_lm_options import ProsodicLmOptions
 
-    return _flags_of(UnitLmOptions)
+    return [flag for flag in _flags_of(ProsodicLmOptions) if not flag.name.startswith("reads_")]
 
 
 def _flags_of(kind: type[Any]) -> list[Parameter]:

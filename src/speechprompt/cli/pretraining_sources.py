@@ -3,48 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechprompt.cli.materials import encoded, read_source
 from speechprompt.cli.terminal import Terminal
+from speechprompt.cli.tokenizer_part import TokenizerPart, tokenizer_name
 from speechprompt.errors import CorpusError, UnknownName
 
 if TYPE_CHECKING:
     from speechprompt.speech.manifest import Corpus, Utterance
     from speechprompt.tokenizers.protocol import UnitTokenizer
-
-
-@dataclass(frozen=True)
-class TokenizerPart:
-    """A tokenizer that may not be loaded yet: a published one is only needed where audio is encoded."""
-
-    name: str
-    unit_count: int
-    folder: Path | None
-    device: str
-
-    def load(self) -> UnitTokenizer:
-        """The tokenizer itself; a published one is downloaded at first use."""
-        from speechprompt.spoken_lm import load_tokenizer
-
-        return load_tokenizer(self.folder or self.name, self.device)
-
-
-def tokenizer_name(name: str, device: str) -> TokenizerPart:
-    """A tokenizer by published name or folder; a spoken LM's folder lends its own. UnknownName for any other."""
-    from speechprompt.spoken_lm import DESCRIPTION, HUBERT_UNITS, load_tokenizer
-
-    if name in HUBERT_UNITS:
-        return TokenizerPart(name, HUBERT_UNITS[name], None, device)
-    folder = Path(name)
-    if (folder / DESCRIPTION).is_file() and (folder / "tokenizer").is_dir():
-        folder = folder / "tokenizer"
-    if not folder.is_dir():
-        raise UnknownName("tokenizer", name, HUBERT_UNITS)
-    loaded = load_tokenizer(folder, device)
-    return TokenizerPart(loaded.name, loaded.unit_count, folder, device)
 
 
 def open_tokenizer(name: str, device: str) -> UnitTokenizer:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers.modeling_utils import PreTrainedModel
 
-from speechprompt.lms.gslm import GslmForCausalLM
+from speechprompt.pretraining.lm_training import LmKind, ModelT, RowT, bits, pretrain
 from speechprompt.pretraining.material import UnitMaterial
+from speechprompt.pretraining.prosodic_lm import PgslmKind
 from speechprompt.pretraining.run_folder import Progress
-from speechprompt.pretraining.unit_lm import bits_per_unit, lm_rows, pretrain_unit_lm
-from speechprompt.pretraining.unit_lm_options import UnitLmOptions
+from speechprompt.pretraining.unit_lm import GslmKind
+from speechprompt.pretraining.unit_lm_options import ProsodicLmOptions, UnitLmOptions
 from speechprompt.spoken_lm_folder import check_folder_output, write_folder
 
 RECORD = "pretraining.json"
@@ -23,7 +26,11 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 @dataclass(frozen=True, slots=True)
 class LmIdentity:
-    """What a new spoken LM is called and which units it reads; `tokenizer_folder` None: a published tokenizer."""
+    """What a new spoken LM is called and which units it reads.
+
+    `tokenizer_folder` None: the tokenizer is found by its name, and must have `tokenizer_fingerprint` where that is
+    known. `f0_from` says what followed the pitch and what log-F0 is measured from.
+    """
 
     name: str
     version: str
@@ -31,6 +38,8 @@ class LmIdentity:
     unit_count: int
     tokenizer_folder: Path | None = None
     license: str | None = None
+    tokenizer_fingerprint: str | None = None
+    f0_from: str | None = None
 
 
 def pretrain_lm_folder(
@@ -47,21 +56,20 @@ def pretrain_lm_folder(
 ) -> dict[str, Any]:
     """Train on the material in `work`, resuming what is there, and write the spoken LM to `out`; its record.
 
-    The record, `pretraining.json` of the folder, holds sizes, options, material and the held-out bits per unit
-    of the weights as they are stored. Errors: those of `pretrain_unit_lm` and `check_folder_output`.
+    `ProsodicLmOptions` make a pGSLM, others a GSLM. The record, `pretraining.json` of the folder, holds sizes,
+    options, material and the held-out bits of the weights as they are stored. Errors: those of
+    `lm_training.pretrain` and `check_folder_output`.
     """
     check_folder_output(out, force)
-    trained = pretrain_unit_lm(
-        material.taught,
-        material.held_out,
-        identity.unit_count,
-        work,
-        options,
-        device=device,
-        progress=progress,
-    )
-    model = rounded(trained.model, stored)
-    record = _record(model, material, identity, options, stored)
+    run = (material, work, options, stored, device, progress)
+    model: PreTrainedModel
+    if isinstance(options, ProsodicLmOptions):
+        pgslm, costs = _trained(PgslmKind(identity.unit_count, options), *run)
+        model = pgslm
+    else:
+        gslm, costs = _trained(GslmKind(identity.unit_count, options), *run)
+        model = gslm
+    record = _record(costs, sum(p.numel() for p in model.parameters()), material, identity, options, stored)
     torch.nn.Module.to(model, _DTYPES[stored])  # transformers' own `to` defies type checkers
     write_folder(
         out,
@@ -73,32 +81,50 @@ def pretrain_lm_folder(
         identity.version,
         identity.tokenizer_folder,
         {RECORD: json.dumps(record, indent=1) + "\n", "README.md": model_card(record, identity.license)},
+        None if identity.tokenizer_folder else identity.tokenizer_fingerprint,
     )
     return record
 
 
+def _trained(
+    kind: LmKind[ModelT, RowT],
+    material: UnitMaterial,
+    work: Path,
+    options: UnitLmOptions,
+    stored: Stored,
+    device: str,
+    progress: Progress | None,
+) -> tuple[ModelT, dict[str, float]]:
+    """A trained model with its weights as they are stored, and its held-out bits."""
+    found = pretrain(kind, material.taught, material.held_out, work, options, device, progress)
+    model = rounded(found.model, stored)
+    return model, bits(kind, model, kind.rows(material.held_out))
+
+
 def _record(
-    model: GslmForCausalLM,
+    costs: Mapping[str, float],
+    parameters: int,
     material: UnitMaterial,
     identity: LmIdentity,
     options: UnitLmOptions,
     stored: Stored,
 ) -> dict[str, Any]:
-    held_out = lm_rows(material.held_out, identity.unit_count, options.max_units)
     return {
         "name": f"{identity.name}@{identity.version}",
         "tokenizer": identity.tokenizer,
+        "tokenizer_fingerprint": identity.tokenizer_fingerprint,
         "unit_count": identity.unit_count,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
         "stored_as": stored,
-        "bits_per_unit": round(bits_per_unit(model, held_out), 4),
+        **{name: round(value, 4) for name, value in costs.items()},
+        **({} if identity.f0_from is None else {"f0": identity.f0_from}),
         "options": asdict(options),
         "material": material.to_json(),
     }
 
 
 @torch.no_grad()
-def rounded(model: GslmForCausalLM, stored: Stored) -> GslmForCausalLM:
+def rounded(model: ModelT, stored: Stored) -> ModelT:
     """The model with its weights rounded in place to the stored type, still in fp32."""
     for parameter in model.parameters():
         parameter.copy_(parameter.to(_DTYPES[stored]))
@@ -114,6 +140,7 @@ def model_card(record: dict[str, Any], license: str | None) -> str:
         f"A unit LM ({options['layers']} layers of {options['width']}, {record['parameters']:,} parameters, "
         f"{record['stored_as']}) over {record['unit_count']} units of `{record['tokenizer']}`.",
         "",
+        *_prosody_lines(record),
         f"- Held-out cost: {record['bits_per_unit']:.3f} bits a unit ({material['held_out_rows']:,} distinct "
         "unit sequences chosen by hash; ends of utterances count as units; weights as stored).",
         f"- Learnt from {material['units']:,} units in {material['rows']:,} distinct training sequences; "
@@ -128,3 +155,11 @@ def model_card(record: dict[str, Any], license: str | None) -> str:
         for s in material["sources"]
     ]
     return "\n".join([*lines, "", f"All options and the hash of the material: `{RECORD}`.", ""])
+
+
+def _prosody_lines(record: dict[str, Any]) -> list[str]:
+    """What a prosodic LM reads beside units, and what predicting it costs."""
+    named = {"bits_per_duration": "a duration", "bits_per_f0": "an F0 bin"}
+    costs = [f"{record[key]:.3f} bits {name}" for key, name in named.items() if key in record]
+    f0 = [f"- F0: {record['f0']}."] if "f0" in record else []
+    return [f"- Beside units it reads and predicts prosody: {', '.join(costs)}.", *f0] if costs else []

@@ -1,54 +1,82 @@
 """Pretraining of a pGSLM-shaped LM: next unit, and each unit's duration and F0, on the units of any corpus.
 
-The sibling of `unit_lm.py`: one utterance is one row, rows of like length share a batch. Knows no tokenizer: units
-with durations and mean-normalised log-F0 in, a `PgslmForCausalLM` out.
+The sibling of `unit_lm.py`. Knows no tokenizer: units with durations and log-F0 in, a `PgslmForCausalLM` out. The
+loop is `lm_training`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from speechprompt.errors import TrainingError, UnitsError
+from speechprompt.errors import UnitsError
 from speechprompt.lms.batch import collate
 from speechprompt.lms.pgslm import PgslmForCausalLM
 from speechprompt.lms.pgslm_config import SPECIALS, PgslmConfig
-from speechprompt.lms.pgslm_streams import Streams, stream_losses, streams_of
-from speechprompt.pretraining.batches import Batches, bucketed
-from speechprompt.pretraining.optimisation import Schedule, optimise
-from speechprompt.pretraining.run_folder import Progress, RunFolder
-from speechprompt.pretraining.unit_lm_options import UnitLmOptions
+from speechprompt.lms.pgslm_streams import stream_losses, streams_of
+from speechprompt.pretraining.lm_training import Costs, Pretrained, bits, pieces, pretrain
+from speechprompt.pretraining.run_folder import Progress
+from speechprompt.pretraining.unit_lm_options import ProsodicLmOptions
 from speechprompt.speech.units import Units
 
-
-@dataclass(frozen=True, slots=True)
-class ProsodicLmOptions(UnitLmOptions):
-    """Sizes and schedule as of a unit LM, and what is made of prosody.
-
-    A stream that is not read (`reads_duration`, `reads_f0`) is neither input nor target: an LM without both is a
-    unit LM of the same size. `prosody_weight` is the weight of a stream's loss beside the units'.
-    """
-
-    reads_duration: bool = True
-    reads_f0: bool = True
-    max_duration: int = 20
-    f0_bins: int = 32
-    prosody_weight: float = 0.5
+_BITS = {"units": "bits_per_unit", "duration": "bits_per_duration", "f0": "bits_per_f0"}
 
 
 @dataclass(frozen=True, slots=True)
-class PretrainedProsodicLm:
-    """A trained LM and its held-out costs: bits a unit (ends counted), and bits of each duration and F0 bin."""
+class PgslmKind:
+    """pGSLM's architecture, discrete, at the options' size; an `LmKind` whose rows are units with all streams."""
 
-    model: PgslmForCausalLM
-    bits: dict[str, float]
+    unit_count: int
+    options: ProsodicLmOptions
+
+    def rows(self, utterances: Sequence[Units]) -> list[Units]:
+        """Utterances in pieces; F0 that is missing and not read is 0. UnitsError for a missing stream."""
+        rows = []
+        for units in utterances:
+            if units.durations is None or (units.f0 is None and self.options.reads_f0):
+                raise UnitsError(
+                    "a prosodic LM learns from units with durations and F0; encode with a prosody tokenizer"
+                )
+            f0 = units.f0 if units.f0 is not None else np.zeros(len(units), np.float32)
+            for part in pieces(len(units), self.options.max_units):
+                rows.append(replace(units, ids=units.ids[part], durations=units.durations[part], f0=f0[part]))
+        return rows
+
+    def width(self, row: Units) -> int:
+        """The units, start, end, and the row by which prosody is late."""
+        return len(row) + 3
+
+    def digest(self, rows: Sequence[Units]) -> str:
+        """Hash of all streams of the rows."""
+        digest = hashlib.sha256()
+        for row in rows:
+            for stream in (row.ids, row.durations, row.f0):
+                digest.update(b"-" if stream is None else hashlib.sha256(stream.tobytes()).digest())
+        return digest.hexdigest()
+
+    def new(self, rows: Sequence[Units]) -> PgslmForCausalLM:
+        """An untrained LM whose F0 bins spread over these rows."""
+        return new_prosodic_lm(self.unit_count, self.options, f0_edges(rows, self.options.f0_bins))
+
+    def costs(self, model: PgslmForCausalLM, rows: Sequence[Units]) -> Costs:
+        """The weighted cost of the streams, and each that the LM was trained to predict."""
+        streams = streams_of(model.config, collate(rows).to(model.device))
+        source = streams.source
+        found = model(source["units"], source["duration"], source["f0"])
+        logits = {"units": found.logits, "duration": found.duration_logits, "f0": found.f0_logits}
+        losses = stream_losses(model.config, logits, streams)
+        weights = dict(zip(_BITS, model.config.loss_weights or (), strict=True))
+        learnt = [stream for stream in _BITS if weights[stream] > 0]
+        return Costs(
+            losses.total / losses.rows,
+            {_BITS[stream]: getattr(losses, stream).detach() for stream in learnt},
+            {_BITS[stream]: int((~streams.masked[stream]).sum()) for stream in learnt},
+        )
 
 
 def pretrain_prosodic_lm(
@@ -60,42 +88,12 @@ def pretrain_prosodic_lm(
     *,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> PretrainedProsodicLm:
-    """Train from `folder`'s state, or from scratch, to the end of the schedule.
+) -> Pretrained[PgslmForCausalLM]:
+    """Train a prosodic LM in `folder`, resuming what is there; bits of each duration and F0 bin beside the units'.
 
-    Units without F0 are taken as unvoiced where F0 is not read. Errors: TrainingError without training or held-out
-    units, when `folder` holds another run, or on a loss that is not a number; UnitsError for a unit outside
-    0..unit_count-1 and for a missing stream. Side effects: `folder` gets options.json, log.jsonl and state.pt.
+    Units without F0 are taken as unvoiced where F0 is not read. Errors and side effects as `lm_training.pretrain`.
     """
-    train_rows, valid_rows = (_rows(rows, options) for rows in (train, valid))
-    if not train_rows or not valid_rows:
-        raise TrainingError(
-            "a prosodic LM needs utterances to train on and others to hold out; one of them is empty"
-        )
-    described = {**asdict(options), "unit_count": unit_count, "material": _digest(train_rows)}
-    run = RunFolder(folder, described, progress)
-    model = new_prosodic_lm(unit_count, options, f0_edges(train_rows, options.f0_bins))
-    torch.nn.Module.to(model, device)  # transformers' own `to` defies type checkers
-    batches = Batches([len(row) + 3 for row in train_rows], options.batch_units, options.seed)
-
-    def loss_at(step: int) -> Tensor:
-        streams = streams_of(model.config, collate([train_rows[i] for i in batches.at(step)]).to(device))
-        losses = stream_losses(model.config, _logits(model, streams), streams)
-        return losses.total / losses.rows
-
-    def evaluate() -> dict[str, float]:
-        return bits_of_streams(model, valid_rows, options.batch_units, options.bf16)
-
-    schedule = Schedule(
-        options.steps,
-        options.learning_rate,
-        options.warmup_steps,
-        options.weight_decay,
-        save_every=options.save_every,
-    )
-    optimise(model, loss_at, evaluate, schedule, run, options.seed, options.bf16)
-    model.train(False)
-    return PretrainedProsodicLm(model, bits_of_streams(model, valid_rows, options.batch_units, bf16=False))
+    return pretrain(PgslmKind(unit_count, options), train, valid, folder, options, device, progress)
 
 
 def new_prosodic_lm(
@@ -123,62 +121,24 @@ def new_prosodic_lm(
 
 
 def f0_edges(rows: Sequence[Units], bins: int) -> list[float]:
-    """The `bins` - 1 ascending edges between which voiced units are spread evenly; 0, no pitch, falls where it falls.
+    """The `bins` - 1 ascending edges between which voiced units are spread evenly.
 
-    Evenly over -1 to 1 where no unit is voiced.
+    0, no pitch, falls where it falls when F0 is measured from a mean; where all F0 is above 0, that is measured from
+    nothing, the first bin is its own. Evenly over -1 to 1 where no unit is voiced.
     """
     values = np.concatenate([row.f0[row.f0 != 0] for row in rows if row.f0 is not None] or [np.zeros(0)])
-    shares = np.arange(1, bins) / bins
-    edges = np.quantile(values, shares) if len(values) else 2 * shares - 1
-    return [float(edge) for edge in edges]
+    if not len(values):
+        return [float(edge) for edge in 2 * np.arange(1, bins) / bins - 1]
+    lowest = float(values.min())
+    if lowest > 0:
+        shares = np.arange(1, bins - 1) / (bins - 1)
+        return [lowest / 2, *(float(edge) for edge in np.quantile(values, shares))]
+    return [float(edge) for edge in np.quantile(values, np.arange(1, bins) / bins)]
 
 
-@torch.no_grad()
 def bits_of_streams(
     model: PgslmForCausalLM, rows: Sequence[Units], batch_units: int = 8192, bf16: bool = False
 ) -> dict[str, float]:
     """Mean cost in bits of units (`bits_per_unit`), durations and F0 bins that the LM was trained to predict."""
-    model.train(False)
-    nats, counts = (
-        dict.fromkeys(("units", "duration", "f0"), 0.0),
-        dict.fromkeys(("units", "duration", "f0"), 0),
-    )
-    for batch in bucketed([len(row) + 3 for row in rows], range(len(rows)), batch_units):
-        streams = streams_of(model.config, collate([rows[i] for i in batch]).to(model.device))
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            losses = stream_losses(model.config, _logits(model, streams), streams)
-        for name in nats:
-            nats[name] += float(getattr(losses, name))
-            counts[name] += int((~streams.masked[name]).sum())
-    names = {"units": "bits_per_unit", "duration": "bits_per_duration", "f0": "bits_per_f0"}
-    weights = dict(zip(names, model.config.loss_weights or (), strict=True))
-    return {names[n]: nats[n] / max(1, counts[n]) / math.log(2) for n in names if weights[n] > 0}
-
-
-def _logits(model: PgslmForCausalLM, streams: Streams) -> dict[str, Tensor]:
-    source = streams.source
-    found = model(source["units"], source["duration"], source["f0"])
-    return {"units": found.logits, "duration": found.duration_logits, "f0": found.f0_logits}
-
-
-def _rows(utterances: Sequence[Units], options: ProsodicLmOptions) -> list[Units]:
-    """Utterances cut to pieces of at most `max_units`, with all streams; empty ones are left out."""
-    rows = []
-    for units in utterances:
-        if units.durations is None or (units.f0 is None and options.reads_f0):
-            raise UnitsError(
-                "a prosodic LM learns from units with durations and F0; encode with a prosody tokenizer"
-            )
-        f0 = units.f0 if units.f0 is not None else np.zeros(len(units), np.float32)
-        for start in range(0, len(units), options.max_units):
-            part = slice(start, start + options.max_units)
-            rows.append(replace(units, ids=units.ids[part], durations=units.durations[part], f0=f0[part]))
-    return rows
-
-
-def _digest(rows: Sequence[Units]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        for stream in (row.ids, row.durations, row.f0):
-            digest.update(b"-" if stream is None else hashlib.sha256(stream.tobytes()).digest())
-    return digest.hexdigest()
+    kind = PgslmKind(model.config.unit_count, ProsodicLmOptions())
+    return bits(kind, model, rows, batch_units, bf16)

@@ -1,15 +1,14 @@
 """Pretraining of a GSLM-shaped unit LM: next-unit prediction on the units of any corpus.
 
-One utterance is one row, as GSLM was trained (`</s> u1..un` predicts `u1..un </s>`); rows of like length
-share a batch, so that hardly a column is padding. Knows no tokenizer: units in, a `GslmForCausalLM` out.
+One utterance is one row, as GSLM was trained (`</s> u1..un` predicts `u1..un </s>`). Knows no tokenizer: units in,
+a `GslmForCausalLM` out. The loop is `lm_training`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechprompt.errors import TrainingError, UnitsError
+from speechprompt.errors import UnitsError
 from speechprompt.lms.gslm import GslmConfig, GslmForCausalLM
-from speechprompt.pretraining.batches import Batches, bucketed
-from speechprompt.pretraining.optimisation import Schedule, optimise
-from speechprompt.pretraining.run_folder import Progress, RunFolder
+from speechprompt.pretraining.lm_training import Costs, Pretrained, bits, pieces, pretrain
+from speechprompt.pretraining.run_folder import Progress
 from speechprompt.pretraining.unit_lm_options import UnitLmOptions
 from speechprompt.speech.units import Units
 
@@ -30,11 +28,34 @@ Row = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class PretrainedUnitLm:
-    """A trained LM and its held-out cost in bits per unit, ends of utterances counted as units."""
+class GslmKind:
+    """GSLM's architecture at the options' size; an `LmKind` whose rows are LM ids."""
 
-    model: GslmForCausalLM
-    bits_per_unit: float
+    unit_count: int
+    options: UnitLmOptions
+
+    def rows(self, utterances: Sequence[Units]) -> list[Row]:
+        """LM ids of utterances in pieces. UnitsError for a unit outside 0..unit_count-1."""
+        return lm_rows(utterances, self.unit_count, self.options.max_units)
+
+    def width(self, row: Row) -> int:
+        """The units and the end."""
+        return len(row) + 1
+
+    def digest(self, rows: Sequence[Row]) -> str:
+        """Hash of the rows."""
+        return hashlib.sha256(b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows)).hexdigest()
+
+    def new(self, rows: Sequence[Row] = ()) -> GslmForCausalLM:
+        """An untrained LM."""
+        return new_unit_lm(self.unit_count, self.options)
+
+    def costs(self, model: GslmForCausalLM, rows: Sequence[Row]) -> Costs:
+        """The mean cost of units and ends."""
+        ids, labels = (tensor.to(model.device) for tensor in _tensors(rows))
+        loss: Tensor = model(input_ids=ids, labels=labels).loss
+        targets = int((labels[:, 1:] >= 0).sum())
+        return Costs(loss, {"bits_per_unit": loss.detach() * targets}, {"bits_per_unit": targets})
 
 
 def pretrain_unit_lm(
@@ -46,44 +67,9 @@ def pretrain_unit_lm(
     *,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> PretrainedUnitLm:
-    """Train from `folder`'s state, or from scratch, to the end of the schedule.
-
-    Errors: TrainingError without training or held-out units, when `folder` holds another run, or on a loss
-    that is not a number; UnitsError for a unit outside 0..unit_count-1.
-    Side effects: `folder` gets options.json, log.jsonl and state.pt.
-    """
-    train_rows = lm_rows(train, unit_count, options.max_units)
-    valid_rows = lm_rows(valid, unit_count, options.max_units)
-    if not train_rows or not valid_rows:
-        raise TrainingError(
-            "a unit LM needs utterances to train on and others to hold out; one of them is empty"
-        )
-    material = hashlib.sha256(b"".join(hashlib.sha256(row.tobytes()).digest() for row in train_rows))
-    described = {**asdict(options), "unit_count": unit_count, "material": material.hexdigest()}
-    run = RunFolder(folder, described, progress)
-    model = new_unit_lm(unit_count, options)
-    torch.nn.Module.to(model, device)  # transformers' own `to` defies type checkers
-    batches = Batches([len(row) + 1 for row in train_rows], options.batch_units, options.seed)
-
-    def loss_at(step: int) -> Tensor:
-        ids, labels = (tensor.to(device) for tensor in _tensors([train_rows[i] for i in batches.at(step)]))
-        loss: Tensor = model(input_ids=ids, labels=labels).loss
-        return loss
-
-    def evaluate() -> dict[str, float]:
-        return {"bits_per_unit": bits_per_unit(model, valid_rows, options.batch_units, options.bf16)}
-
-    schedule = Schedule(
-        options.steps,
-        options.learning_rate,
-        options.warmup_steps,
-        options.weight_decay,
-        save_every=options.save_every,
-    )
-    optimise(model, loss_at, evaluate, schedule, run, options.seed, options.bf16)
-    model.train(False)
-    return PretrainedUnitLm(model, bits_per_unit(model, valid_rows, options.batch_units, bf16=False))
+) -> Pretrained[GslmForCausalLM]:
+    """Train a unit LM in `folder`, resuming what is there. Errors and side effects as `lm_training.pretrain`."""
+    return pretrain(GslmKind(unit_count, options), train, valid, folder, options, device, progress)
 
 
 def new_unit_lm(unit_count: int, options: UnitLmOptions) -> GslmForCausalLM:
@@ -101,21 +87,12 @@ def new_unit_lm(unit_count: int, options: UnitLmOptions) -> GslmForCausalLM:
         return GslmForCausalLM(config)
 
 
-@torch.no_grad()
 def bits_per_unit(
     model: GslmForCausalLM, rows: Sequence[Row], batch_units: int = 8192, bf16: bool = False
 ) -> float:
     """Mean cost of the units (and the end) of rows of LM ids, in bits."""
-    model.train(False)
-    device = model.device
-    nats, count = 0.0, 0
-    for batch in bucketed([len(row) + 1 for row in rows], range(len(rows)), batch_units):
-        ids, labels = (tensor.to(device) for tensor in _tensors([rows[i] for i in batch]))
-        targets = int((labels[:, 1:] >= 0).sum())
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            nats += float(model(input_ids=ids, labels=labels).loss) * targets
-        count += targets
-    return nats / count / math.log(2)
+    kind = GslmKind(model.config.vocab_size - _FIRST_UNIT, UnitLmOptions())
+    return bits(kind, model, rows, batch_units, bf16)["bits_per_unit"]
 
 
 def save_unit_lm(model: GslmForCausalLM, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
@@ -132,9 +109,7 @@ def lm_rows(utterances: Sequence[Units], unit_count: int, max_units: int) -> lis
     for units in utterances:
         if len(units) and int(units.ids.max()) >= unit_count:
             raise UnitsError(f"unit {int(units.ids.max())} is not among the {unit_count} units of this LM")
-        rows += [
-            units.ids[start : start + max_units] + _FIRST_UNIT for start in range(0, len(units), max_units)
-        ]
+        rows += [units.ids[part] + _FIRST_UNIT for part in pieces(len(units), max_units)]
     return rows
 
 

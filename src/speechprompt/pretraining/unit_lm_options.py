@@ -1,4 +1,4 @@
-"""Sizes and schedule of a unit LM; no torch, so that a command line can read them."""
+"""Sizes and schedule of a unit LM, with or without prosody; no torch, so that a command line can read them."""
 
 from __future__ import annotations
 
@@ -38,3 +38,30 @@ class UnitLmOptions:
                 )
         if self.width % self.heads or self.width % 2:
             raise UsageError(f"a width of {self.width} does not divide into {self.heads} heads, or is odd")
+
+
+@dataclass(frozen=True, slots=True)
+class ProsodicLmOptions(UnitLmOptions):
+    """Sizes and schedule as of a unit LM, and what is made of prosody.
+
+    A stream that is not read (`reads_duration`, `reads_f0`) is neither input nor target: an LM without both is a
+    unit LM of the same size. `prosody_weight` is the weight of a stream's loss beside the units'.
+    """
+
+    reads_duration: bool = True
+    reads_f0: bool = True
+    max_duration: int = 20
+    f0_bins: int = 32
+    prosody_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        UnitLmOptions.__post_init__(self)  # a slots dataclass is another class than the one super() means
+        for name, least in (("max_duration", 1), ("f0_bins", 3)):
+            if getattr(self, name) < least:
+                raise UsageError(
+                    f"pretraining option '{name}' must be at least {least} (got {getattr(self, name)})"
+                )
+        if not 0 <= self.prosody_weight < float("inf"):
+            raise UsageError(
+                f"pretraining option 'prosody_weight' must not be negative (got {self.prosody_weight})"
+            )

@@ -40,6 +40,8 @@ from speechprompt.tokenizers.sound_codes import SoundCodes, interleave, sound_fe
 KIND = "mel-hubert"
 SCHEMA = 1
 _SOUND = ("mean", "deviation", "timbre", "prosody")
+CONTENT = "-content"
+"""What follows the name of a tokenizer whose codes of timbre and prosody are left out."""
 CHUNK_FRAMES = 1500  # 30 s; longer clips are heard in pieces
 _BATCH_FRAMES = 6000  # padding included
 
@@ -116,6 +118,10 @@ class MelHubertTokenizer:
     def with_centres(self, name: str, centres: Tensor) -> MelHubertTokenizer:
         """The same encoder with other centres (K,D), under another name."""
         return MelHubertTokenizer(name, self._encoder, centres.to(self._centres.device))
+
+    def content(self) -> MelHubertTokenizer:
+        """The content units alone, under the name `NAME-content`; the same tokenizer where it has no sound codes."""
+        return self.with_centres(f"{self.name}{CONTENT}", self._centres) if self._sound else self
 
     def to(self, device: torch.device | str) -> MelHubertTokenizer:
         """The same tokenizer, moved in place to a device."""

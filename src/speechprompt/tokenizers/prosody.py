@@ -46,25 +46,38 @@ class PitchTracker(Protocol):
         ...
 
 
+F0Mean = Literal["utterance", "absolute"]
+"""What log-F0 is measured from: the utterance's mean (the published way, as is a speaker's), or nothing."""
+
+ABSOLUTE = "-absolute"
+"""What follows the tracker in the name of a tokenizer whose F0 keeps the voice's height."""
+
+
 class ProsodyTokenizer:
     """Any unit tokenizer, its units carrying F0 as well; itself a UnitTokenizer.
 
     `mean` is what log-F0 is measured from: the utterance's own mean over voiced values, or a table of speakers'
-    means (`speaker_means`), the utterance's own for a speaker who is not in it.
+    means (`speaker_means`), the utterance's own for a speaker who is not in it. `absolute` measures it from
+    nothing, the logarithm of Hz itself, so that the height of a voice stays; the name then ends in `-absolute`.
     """
 
     def __init__(
         self,
         tokenizer: UnitTokenizer,
         tracker: PitchTracker,
-        mean: Literal["utterance"] | Mapping[str, float] = "utterance",
+        mean: F0Mean | Mapping[str, float] = "utterance",
     ) -> None:
         self.tokenizer, self.tracker = tokenizer, tracker
-        self.means: Mapping[str, float] = {} if mean == "utterance" else mean
-        self.name = f"{tokenizer.name}+{tracker.name}"
+        self.absolute = mean == "absolute"
+        self.means: Mapping[str, float] = {} if isinstance(mean, str) else mean
+        self.name = f"{tokenizer.name}+{tracker.name}{ABSOLUTE if self.absolute else ''}"
         self.sample_rate, self.frame_rate = tokenizer.sample_rate, tokenizer.frame_rate
         self.unit_count = tokenizer.unit_count
-        about = [tokenizer.fingerprint, tracker.fingerprint, sorted(self.means.items())]
+        about = [
+            tokenizer.fingerprint,
+            tracker.fingerprint,
+            "absolute" if self.absolute else sorted(self.means.items()),
+        ]
         self.fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     def encode(self, waveform: Waveform, speaker: str | None = None) -> Units:
@@ -87,7 +100,8 @@ class ProsodyTokenizer:
         if units.durations is None:
             raise UnitsError(f"tokenizer '{self.tokenizer.name}' gives no durations, which F0 needs")
         known = self.means.get(speaker) if speaker is not None else None
-        mean = mean_log_f0([track]) if known is None else known
+        own = 0.0 if self.absolute else mean_log_f0([track])
+        mean = own if known is None else known
         f0 = unit_f0(track, units.durations, self.frame_rate)
         return replace(units, f0=normalised_log_f0(interpolated(f0), mean))
 
