@@ -58,6 +58,14 @@ def test_mistyped_names_get_the_nearest() -> None:
         load_tokenizer("hubert-base-l6-km10")
 
 
+def test_a_bundled_tokenizer_has_names_of_its_own() -> None:
+    whole, content = load_tokenizer("tiny"), load_tokenizer("tiny-content")
+    assert (whole.unit_count, content.unit_count) == (692, 500)
+    assert load_tokenizer("tiny-content+f0-absolute").name == "tiny-content+f0-absolute"
+    with pytest.raises(UnknownName, match="did you mean tiny-content"):
+        load_tokenizer("tiny-contend")
+
+
 def test_a_version_that_is_not_here_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BUNDLED", tmp_path)
     folder_of(tmp_path / "toy")

@@ -97,3 +97,16 @@ def test_units_with_codes_do_not_depend_on_neighbours_and_survive_saving(tmp_pat
     loaded = MelHubertTokenizer.load(tmp_path)
     assert loaded.fingerprint == tokenizer.fingerprint
     assert loaded.encode_batch(clips) == together
+
+
+def test_content_alone_is_the_same_encoder_without_its_codes(tmp_path: Path) -> None:
+    whole = toy()
+    content = whole.content()
+    assert (content.name, content.unit_count, content.content() is content) == ("toy-content", 12, True)
+    clip = np.random.default_rng(1).normal(0, 0.1, 24_000).astype(np.float32)
+    frames, with_codes = expand(content.encode(clip)), expand(whole.encode(clip))
+    assert len(frames) == len(with_codes)
+    assert (frames == with_codes)[with_codes < 12].all()
+    content.save(tmp_path / "content")
+    assert MelHubertTokenizer.load(tmp_path / "content").fingerprint == content.fingerprint
+    assert content.fingerprint != whole.fingerprint
