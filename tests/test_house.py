@@ -24,6 +24,7 @@ FLOORS = (
     ("encoding", "prompting"),
     ("evaluation", "pretraining"),
     ("experiments",),
+    ("benchmarking",),
     ("server",),
     ("cli",),
 )

@@ -19,7 +19,7 @@ from speechprompt.errors import AudioError, UnknownName
 
 COMMANDS = [
     ("demo",), ("train",), ("evaluate",), ("predict",), ("show",), ("report",), ("doctor",), ("encode",), ("baseline",),
-    ("compare",), ("reproduce",), ("serve",), ("sweep",), ("table",),
+    ("compare",), ("reproduce",), ("serve",), ("sweep",), ("table",), ("bench",),
     ("pretrain", "tokenizer"), ("pretrain", "kmeans"), ("pretrain", "lm"),
     ("corpora", "list"), ("corpora", "check"), ("corpora", "prepare"),
     ("lms", "list"), ("lms", "show"), ("lms", "fetch"), ("lms", "convert"), ("lms", "verify"),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import NaivePromptedGslm
 
+from speechprompt.benchmarking.naive import NaivePromptedGslm
 from speechprompt.lms.batch import collate
 from speechprompt.lms.prefix import stack_prefixes
 from speechprompt.prompting.bank import Bank, TaskPrompt

@@ -9,6 +9,7 @@ import typer
 
 import speechprompt
 from speechprompt.cli import (
+    bench,
     cache,
     compare,
     corpora,
@@ -59,6 +60,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
         sources,
         corpora,
         lms,
+        bench,
         cache,
     ):
         group.register(app)

@@ -211,6 +211,50 @@ def reliability_plot(bins: Sequence[CalibrationBin]) -> str:
     return render_svg(draw, NARROW, 3.6, "Reliability: accuracy over confidence")
 
 
+def growth_plot(
+    sizes: Sequence[float],
+    measured: Sequence[float],
+    theory: Sequence[float],
+    size_name: str,
+    cost_name: str,
+    title: str,
+) -> str:
+    """Cost over size on logarithmic axes: measured as dots, what theory says as a dashed line."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.plot(sizes, theory, color=CONTRAST, linewidth=1.2, linestyle=(0, (3, 3)), label="theory")
+        axes.plot(sizes, measured, color=ACCENT, linewidth=1.6, marker="o", markersize=4, label="measured")
+        axes.set_xticks(list(sizes), [f"{size:g}" for size in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel(size_name)
+        axes.set_title(cost_name, loc="left", fontsize=8.5, color=MUTED)
+        axes.grid(True)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, labelcolor=INK)
+
+    return render_svg(draw, NARROW, 2.6, title)
+
+
+def bound_plot(rows: Sequence[tuple[str, float, float | None]]) -> str:
+    """A bar a row: the fraction of the bound that is reached; a tick where one is aimed at."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for position, (_, share, aim) in enumerate(rows):
+            axes.barh(position, min(share, 1.0), height=0.62, color=ACCENT, alpha=0.75)
+            axes.text(1.03, position, f"{share:.2f}", color=MUTED, va="center")
+            if aim is not None:
+                axes.plot([aim] * 2, [position - 0.4, position + 0.4], color=CONTRAST, linewidth=2)
+        axes.set_yticks(range(len(rows)), [shortened(name, 64) for name, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        _share_axis(axes)
+
+    return render_svg(draw, WIDE, 0.55 + 0.235 * max(len(rows), 3), "Fraction of the bound")
+
+
 def verbalizer_plot(labels: Sequence[str], units: Sequence[str], weights: ArrayLike) -> str:
     """Weights (C, U) of units for labels: one hue speaks for the label, the other against it."""
     table = np.asarray(weights, dtype=np.float64)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from html import escape
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "speechprompt",
 }
+_STYLE_FILE = Path(__file__).parent / "templates" / "style.html"
+_PIXELS_PER_POINT = 4 / 3
 _NAMESPACE = "http://www.w3.org/2000/svg"
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _TAG = re.compile(r"<[^>]*>")
@@ -76,6 +79,17 @@ def render_svg(draw: Callable[[Figure], None], width: float, height: float, titl
         buffer = StringIO()
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA, transparent=True)
     return _inline(buffer.getvalue(), title, width)
+
+
+def standalone(svg: str) -> str:
+    """The text of a file that shows an `<svg>` element of `render_svg` on its own, in the page's colours."""
+    style = _STYLE_FILE.read_text(encoding="utf-8")
+    variables = style[: style.index("* {")] + "svg { background: var(--paper); }"
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert box is not None, "render_svg keeps the viewBox"
+    size = f'width="{float(box[1]) * _PIXELS_PER_POINT:.0f}" height="{float(box[2]) * _PIXELS_PER_POINT:.0f}"'
+    opening, rest = svg.split(">", 1)
+    return f"{opening} {size}><style>{variables}</style>{rest}\n"
 
 
 def shortened(label: str, limit: int = 18) -> str:

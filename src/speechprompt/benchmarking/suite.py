@@ -1,0 +1,181 @@
+"""All stages in one run on one machine, and what they came to."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechprompt.benchmarking.case import Case, Curve, Figure, Finding, Row
+from speechprompt.errors import UnknownName
+
+if TYPE_CHECKING:
+    from speechprompt.benchmarking.clock import Clock
+    from speechprompt.benchmarking.material import Settings
+
+STAGES = {
+    "decode": "files to samples at their own rate",
+    "resample": "files to samples at another rate",
+    "hubert": "samples to features of HuBERT-base's sixth layer",
+    "k-means": "features to frame ids",
+    "deduplicate": "frame ids to units",
+    "train": "a training step from units",
+    "predict": "labels from units",
+    "tasks": "100 tasks on one clip",
+    "mixed": "a prompt of its own for every row of a batch",
+    "seeds": "8 seeds trained together",
+    "tiny": "the bundled spoken LM, from waveform to label",
+    "cold start": "one `speechprompt predict` in a process of its own",
+    "memory": "what training holds for one utterance",
+    "growth": "cost against lengths, batches, tasks, prompts and corpora",
+}
+"""Every stage by name, in the order in which they run. The server has a benchmark of its own, benchmarks/serve.py."""
+
+Update = Callable[[int, int | None, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run measured, and on what."""
+
+    machine: dict[str, Any]
+    findings: Sequence[Finding]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Throughputs."""
+        return [finding for finding in self.findings if isinstance(finding, Row)]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """Single numbers."""
+        return [finding for finding in self.findings if isinstance(finding, Figure)]
+
+    @property
+    def curves(self) -> list[Curve]:
+        """Costs against sizes."""
+        return [finding for finding in self.findings if isinstance(finding, Curve)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "machine": self.machine,
+            "rows": [row.to_json() for row in self.rows],
+            "figures": [figure.to_json() for figure in self.figures],
+            "curves": [curve.to_json() for curve in self.curves],
+        }
+
+
+def chosen_stages(names: Iterable[str] | None) -> list[str]:
+    """Stages by name, in their own order; all of them for None or nothing. UnknownName for one that is not there."""
+    wanted = [name.replace("kmeans", "k-means").replace("cold-start", "cold start") for name in names or ()]
+    for name in wanted:
+        if name not in STAGES:
+            raise UnknownName("stage", name, STAGES)
+    return [name for name in STAGES if not wanted or name in wanted]
+
+
+def run_stages(
+    names: Sequence[str],
+    device: str = "cpu",
+    repeats: int = 5,
+    quick: bool = False,
+    update: Update | None = None,
+) -> Report:
+    """Measure stages on a device, with as many threads as torch has. `update` is told which stage runs.
+
+    Side effects: none that last; a process of its own for `cold start`.
+    """
+    from speechprompt.benchmarking.clock import Clock
+    from speechprompt.benchmarking.material import Settings
+
+    tell = update or (lambda done, total, text: None)
+    settings, clock = Settings(device, repeats, quick), Clock(device, repeats, quick)
+    bandwidth = clock.bandwidth()
+    findings: list[Finding] = []
+    for done, name in enumerate(names):
+        tell(done, len(names), name)
+        for found in _findings(name, settings, clock, bandwidth):
+            findings.append(found)
+            tell(done, len(names), found.name)
+    tell(len(names), len(names), "")
+    return Report(_machine(device, clock.measure, bandwidth, repeats, quick), findings)
+
+
+def _machine(device: str, measure: str, bandwidth: float, repeats: int, quick: bool) -> dict[str, Any]:
+    import torch
+
+    from speechprompt.benchmarking import peft_form
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "seconds": measure,
+        "repeats": repeats,
+        "quick": quick,
+        "copy_bytes_per_second": bandwidth,
+        "peft": peft_form.is_installed(),
+    }
+
+
+def processor() -> str:
+    """The processor's model where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine()
+
+
+def _findings(name: str, settings: Settings, clock: Clock, bandwidth: float) -> Iterator[Finding]:
+    """What one stage measures, as it comes; only what the stage needs is imported."""
+    for case in _cases(name, settings):
+        yield case.measure(clock, bandwidth)
+    if name == "predict":
+        from speechprompt.benchmarking.lm_stages import agreements
+
+        yield from agreements(settings)
+    elif name == "tasks":
+        from speechprompt.benchmarking.bank_stages import encodes
+
+        yield from encodes(settings)
+    elif name in ("tiny", "cold start"):
+        from speechprompt.benchmarking.tiny_stage import cold_start, tiny_findings
+
+        yield from tiny_findings(settings, clock, bandwidth) if name == "tiny" else cold_start(settings)
+    elif name == "memory":
+        from speechprompt.benchmarking.memory_stage import memory_findings
+
+        yield from memory_findings(settings)
+    elif name == "growth":
+        from speechprompt.benchmarking.growth_stage import growth_findings
+
+        yield from growth_findings(settings, clock)
+
+
+def _cases(name: str, settings: Settings) -> Iterable[Case]:
+    """The cases of a stage; none where it measures in its own way."""
+    if name in ("train", "predict"):
+        from speechprompt.benchmarking import lm_stages as stages
+
+        return {"train": stages.training_cases, "predict": stages.prediction_cases}[name](settings)
+    if name in ("tasks", "mixed", "seeds"):
+        from speechprompt.benchmarking import bank_stages
+
+        cases = (bank_stages.task_cases, bank_stages.mixed_cases, bank_stages.seed_cases)
+        return dict(zip(("tasks", "mixed", "seeds"), cases, strict=True))[name](settings)
+    from speechprompt.benchmarking import sound_stages
+
+    of_sound = {
+        "decode": sound_stages.decoding_cases,
+        "resample": sound_stages.resampling_cases,
+        "hubert": sound_stages.hubert_cases,
+        "k-means": sound_stages.kmeans_cases,
+        "deduplicate": sound_stages.deduplication_cases,
+    }
+    return of_sound[name](settings) if name in of_sound else ()

@@ -1,0 +1,99 @@
+"""The formulas of the bound against a counter of what torch really multiplies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from speechprompt.benchmarking.material import equal_utterances, fresh_entry, random_lm
+from speechprompt.benchmarking.products import (
+    DecoderSizes,
+    Product,
+    hubert_products,
+    mel_encoder_products,
+    operations_of,
+    prediction_products,
+    training_products,
+)
+from speechprompt.benchmarking.sound_stages import hubert_sizes
+from speechprompt.lms.batch import collate
+from speechprompt.prompting.bank import Bank
+from speechprompt.prompting.losses import label_losses
+from speechprompt.prompting.predictor import window_scores
+from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig
+
+SIZES = DecoderSizes(3, 32, 4, 96, 24)
+LENGTH, ROWS, PROMPT, LABELS = 9, 5, 3, 7
+# in bfloat16 attention is written out on a CPU, and the counter does not know the fused kernel
+LM = random_lm(SIZES, "cpu", torch.bfloat16)
+
+
+def counted(work: object) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()  # type: ignore[operator]
+    return float(counter.get_total_flops())
+
+
+def test_prediction() -> None:
+    units = equal_utterances(LENGTH, ROWS, LM.unit_count)
+    prompt = fresh_entry(LM, units, LABELS, TrainingOptions(prompt_length=PROMPT)).fold(LM)
+    formula = operations_of(prediction_products(SIZES, [LENGTH] * ROWS, PROMPT, LABELS, dense=True))
+    assert counted(lambda: window_scores(LM, [(prompt, row) for row in units])) == formula
+
+
+def test_training() -> None:
+    units = equal_utterances(LENGTH, ROWS, LM.unit_count)
+    entry = fresh_entry(LM, units, LABELS, TrainingOptions(prompt_length=PROMPT))
+    batch, targets = collate(units), torch.arange(ROWS)[:, None]
+
+    def step() -> None:
+        rows = torch.zeros_like(batch.lengths)
+        label_losses(LM, Bank([entry]), batch, rows, [targets])[0].loss.backward()
+
+    formula = operations_of(training_products(SIZES, [LENGTH] * ROWS, PROMPT, LABELS, dense=True))
+    # a form that skips the first layer's gradients to units that nobody trains may do a little less
+    assert counted(step) == pytest.approx(formula, rel=0.1)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 9))
+def test_attention_counts_every_pair_once(lengths: list[int], prompt_length: int) -> None:
+    rest = prediction_products(SIZES, lengths, 0, LABELS)[:-5]
+    ours = operations_of(prediction_products(SIZES, lengths, prompt_length, LABELS)) - operations_of(
+        [*rest, Product(len(lengths), SIZES.vocabulary, LABELS)]
+    )
+    pairs = sum(prompt_length + place + 1 for length in lengths for place in range(length + 2))
+    last = sum(prompt_length + length + 2 for length in lengths)
+    assert ours == pytest.approx(4 * SIZES.width * ((SIZES.layers - 1) * pairs + last))
+
+
+def test_hubert() -> None:
+    from transformers import HubertConfig, HubertModel
+
+    config = HubertConfig(
+        hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=48, conv_dim=(8, 16, 8),
+        conv_kernel=(10, 3, 2), conv_stride=(5, 2, 2), num_conv_pos_embeddings=6, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    model = HubertModel(config).train(False)
+    samples = 4_000
+    with torch.no_grad():
+        found = counted(lambda: model(torch.zeros(1, samples)))
+    formula = operations_of(hubert_products(hubert_sizes(config), [samples]))
+    # the model multiplies one frame of the position convolution that it then drops
+    assert found == pytest.approx(formula, rel=2e-3)
+    assert found >= formula
+
+
+def test_mel_encoder() -> None:
+    config = MelEncoderConfig(mels=10, width=16, heads=2, inner=24, kernel=5, layers=2)
+    encoder, frames, centres = MelEncoder(config), 30, 12
+    with torch.no_grad():
+        found = counted(lambda: encoder(torch.zeros(1, frames, 20), torch.ones(1, frames, dtype=torch.bool)))
+    depthwise = 2 * config.kernel * config.width * frames * config.layers
+    code_book = 2 * frames * config.width * centres
+    formula = operations_of(mel_encoder_products([frames], 10, 2, 16, 2, 24, centres))
+    assert found - depthwise == formula - code_book
