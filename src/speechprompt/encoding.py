@@ -1,13 +1,17 @@
-"""A corpus through a tokenizer into the unit store: each clip once, resumable, in batches of bounded length."""
+"""A corpus through a tokenizer into the unit store: each clip once, resumable, in batches of bounded length.
+
+Clips may be encoded at other speeds too, for training to hear.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from speechprompt.errors import AudioError, CorpusError
 from speechprompt.speech.audio import AudioLimits, read_waveform
 from speechprompt.speech.manifest import Corpus, Utterance
+from speechprompt.speech.speeds import SpeedCopies, at_speed, speed_key
 from speechprompt.speech.unit_store import UnitStore, file_key
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
@@ -15,6 +19,9 @@ from speechprompt.tokenizers.protocol import Waveform
 
 BATCH_SECONDS = 60.0
 """Audio that is decoded and encoded at once."""
+
+PLAIN = 1.0
+"""The speed of a clip as it was recorded."""
 
 Listener = Callable[[int, int], None]
 
@@ -48,19 +55,60 @@ def encode_corpus(
     for utterance in bare:
         if utterance.audio is None:
             raise CorpusError(f"{corpus.name}: utterance '{utterance.id}' has neither audio nor units")
-    if store is None:
-        store = UnitStore(None, spoken_lm.tokenizer.fingerprint, "float32")
-    work = _Work(spoken_lm, store, skip_unreadable)
-    units = work.encode(bare, listener or (lambda done, total: None))
+    work = _Work(spoken_lm, _store(store, spoken_lm), skip_unreadable)
+    units = work.encode([_Clip(u) for u in bare], listener)
     kept = tuple(
-        u if u.units is not None else replace(u, units=units[u.id])
+        u if u.units is not None else replace(u, units=units[u.id, PLAIN])
         for u in corpus.utterances
-        if u.units is not None or u.id in units
+        if u.units is not None or (u.id, PLAIN) in units
     )
-    notices = [*sorted(set(work.notices)), *store.notices]
-    return Encoded(
-        replace(corpus, utterances=kept, tokenizer=spoken_lm.tokenizer_name), work.skipped, notices
+    tokenizer = spoken_lm.tokenizer_name
+    return Encoded(replace(corpus, utterances=kept, tokenizer=tokenizer), work.skipped, work.told())
+
+
+def with_speed_copies(
+    corpus: Corpus,
+    spoken_lm: SpokenLM,
+    wanted: Iterable[SpeedCopies],
+    store: UnitStore | None = None,
+    listener: Listener | None = None,
+    splits: Collection[str] | None = ("train",),
+) -> Encoded:
+    """Give the utterances of `splits` (None: all) their units at other speeds, which only training hears.
+
+    The corpus must carry units. Speeds that an utterance already has are not encoded again; one without audio stays
+    as it is, with a notice; a copy too short for one unit is the clip as it was recorded. Errors: those of audio.
+    """
+    asked = [copies for copies in wanted if copies.copies]
+    chosen = {u.id for u in corpus.utterances if asked and (splits is None or u.split in splits)}
+    bare = sum(u.audio is None for u in corpus.utterances if u.id in chosen)
+    clips = [
+        _Clip(u, speed)
+        for u in corpus.utterances
+        if u.id in chosen and u.audio is not None
+        for speed in sorted(
+            {speed for copies in asked for speed in copies.speeds(u.id)} - set(u.speed_copies)
+        )
+    ]
+    notice = f"{bare} of {len(chosen)} utterances have units and no audio; they train without speed copies"
+    notices = [notice] if bare else []
+    if not clips:
+        return Encoded(corpus, notices=notices)
+    work = _Work(spoken_lm, _store(store, spoken_lm), skip_unreadable=True)
+    units = work.encode(clips, listener)
+    found: dict[str, dict[float, Units]] = {}
+    for clip in clips:
+        copy = units.get(clip.name, clip.utterance.units)
+        assert copy is not None, "speed copies come after plain units"
+        found.setdefault(clip.utterance.id, dict(clip.utterance.speed_copies))[clip.speed] = copy
+    utterances = tuple(
+        replace(u, speed_copies=found[u.id]) if u.id in found else u for u in corpus.utterances
     )
+    return Encoded(replace(corpus, utterances=utterances), notices=[*notices, *work.store.notices])
+
+
+def _store(store: UnitStore | None, spoken_lm: SpokenLM) -> UnitStore:
+    return UnitStore(None, spoken_lm.tokenizer.fingerprint, "float32") if store is None else store
 
 
 def check_units(corpus: Corpus, spoken_lm: SpokenLM) -> None:
@@ -73,35 +121,61 @@ def check_units(corpus: Corpus, spoken_lm: SpokenLM) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    """An utterance's audio at a speed."""
+
+    utterance: Utterance
+    speed: float = PLAIN
+
+    @property
+    def name(self) -> tuple[str, float]:
+        """What it is called among the clips of its corpus."""
+        return self.utterance.id, self.speed
+
+    def key(self) -> str:
+        """Its key in a unit store. AudioError when the file cannot be read."""
+        u = self.utterance
+        assert u.audio is not None
+        plain = file_key(u.audio, u.start_seconds, u.end_seconds)
+        return plain if self.speed == PLAIN else speed_key(plain, self.speed)
+
+
 @dataclass
 class _Work:
     spoken_lm: SpokenLM
     store: UnitStore
     skip_unreadable: bool
     skipped: dict[str, str] = field(default_factory=dict)
-    notices: list[str] = field(default_factory=list)
+    notices: set[str] = field(default_factory=set)
 
-    def encode(self, utterances: Sequence[Utterance], listener: Listener) -> dict[str, Units]:
-        keys = self._keys(utterances)
+    def told(self) -> list[str]:
+        """What users should know, each line once."""
+        return [*sorted(self.notices), *self.store.notices]
+
+    def encode(self, clips: Sequence[_Clip], listener: Listener | None) -> dict[tuple[str, float], Units]:
+        tell = listener or (lambda done, total: None)
+        keys = self._keys(clips)
         stored = self.store.get_many(keys.values())
-        units = {identity: stored[key] for identity, key in keys.items() if key in stored}
-        missing = [u for u in utterances if u.id in keys and u.id not in units]
-        listener(len(utterances) - len(missing), len(utterances))
+        units = {name: stored[key] for name, key in keys.items() if key in stored}
+        missing = [clip for clip in clips if clip.name in keys and clip.name not in units]
+        done = len(clips) - len(missing)
+        tell(done, len(clips))
         for batch in self._batches(missing):
             found = self._encode_batch(batch)
             units |= found
-            self.store.put_many({keys[identity]: row for identity, row in found.items()})
-            listener(len(units) + len(self.skipped), len(utterances))
+            self.store.put_many({keys[name]: row for name, row in found.items()})
+            done += len(batch)
+            tell(done, len(clips))
         return units
 
-    def _keys(self, utterances: Sequence[Utterance]) -> dict[str, str]:
+    def _keys(self, clips: Sequence[_Clip]) -> dict[tuple[str, float], str]:
         keys = {}
-        for u in utterances:
-            assert u.audio is not None
+        for clip in clips:
             try:
-                keys[u.id] = file_key(u.audio, u.start_seconds, u.end_seconds)
+                keys[clip.name] = clip.key()
             except AudioError as error:
-                self._skip(u, error)
+                self._skip(clip.utterance, error)
         return keys
 
     def _skip(self, utterance: Utterance, error: AudioError) -> None:
@@ -109,38 +183,48 @@ class _Work:
             raise error
         self.skipped[utterance.id] = str(error)
 
-    def _batches(self, utterances: Sequence[Utterance]) -> Iterator[list[tuple[Utterance, Waveform]]]:
+    def _batches(self, clips: Sequence[_Clip]) -> Iterator[list[tuple[_Clip, Waveform]]]:
         rate = self.spoken_lm.tokenizer.sample_rate
-        batch: list[tuple[Utterance, Waveform]] = []
+        batch: list[tuple[_Clip, Waveform]] = []
         seconds = 0.0
-        for u in utterances:
-            assert u.audio is not None
-            try:
-                waveform, notices = read_waveform(
-                    u.audio, rate, u.start_seconds, u.end_seconds, AudioLimits()
-                )
-            except AudioError as error:
-                self._skip(u, error)
+        last: tuple[Utterance, Waveform] | None = None  # the speeds of one clip are neighbours: decoded once
+        for clip in clips:
+            if last is None or last[0] is not clip.utterance:
+                waveform = self._read(clip.utterance, rate)
+                last = None if waveform is None else (clip.utterance, waveform)
+            if last is None:
                 continue
-            self.notices += [notice.replace(str(u.audio), "some clips") for notice in notices]
-            batch.append((u, waveform))
-            seconds += len(waveform) / rate
+            played = last[1] if clip.speed == PLAIN else at_speed(last[1], clip.speed)
+            batch.append((clip, played))
+            seconds += len(played) / rate
             if seconds >= BATCH_SECONDS:
                 yield batch
                 batch, seconds = [], 0.0
         if batch:
             yield batch
 
-    def _encode_batch(self, batch: Sequence[tuple[Utterance, Waveform]]) -> dict[str, Units]:
+    def _read(self, utterance: Utterance, rate: int) -> Waveform | None:
+        """The samples of an utterance; None when it was skipped."""
+        assert utterance.audio is not None
+        span = utterance.start_seconds, utterance.end_seconds
+        try:
+            waveform, notices = read_waveform(utterance.audio, rate, *span, AudioLimits())
+        except AudioError as error:
+            self._skip(utterance, error)
+            return None
+        self.notices |= {notice.replace(str(utterance.audio), "some clips") for notice in notices}
+        return waveform
+
+    def _encode_batch(self, batch: Sequence[tuple[_Clip, Waveform]]) -> dict[tuple[str, float], Units]:
         tokenizer = self.spoken_lm.tokenizer
         try:
             rows = tokenizer.encode_batch([waveform for _, waveform in batch])
-            return {u.id: row for (u, _), row in zip(batch, rows, strict=True)}
+            return {clip.name: row for (clip, _), row in zip(batch, rows, strict=True)}
         except AudioError:
             found = {}
-            for u, waveform in batch:
+            for clip, waveform in batch:
                 try:
-                    found[u.id] = tokenizer.encode(waveform)
+                    found[clip.name] = tokenizer.encode(waveform)
                 except AudioError as error:
-                    self._skip(u, AudioError(f"{u.audio}: {error}"))
+                    self._skip(clip.utterance, AudioError(f"{clip.utterance.audio}: {error}"))
             return found

@@ -13,6 +13,7 @@ from speechprompt.errors import CorpusError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
+    from speechprompt.prompting.recipes import TrainingOptions
     from speechprompt.speech.manifest import Corpus
     from speechprompt.spoken_lm import Dtype, SpokenLM
 
@@ -95,6 +96,26 @@ def encoded(corpus: Corpus, spoken_lm: SpokenLM, terminal: Terminal, skip_unread
         terminal.notice(notice)
     for identity, reason in found.skipped.items():
         terminal.notice(f"'{identity}' was left out: {reason}")
+    return found.corpus
+
+
+def with_copies(
+    corpus: Corpus,
+    spoken_lm: SpokenLM,
+    terminal: Terminal,
+    variants: Iterable[TrainingOptions],
+    splits: Sequence[str] | None = ("train",),
+) -> Corpus:
+    """The encoded corpus with the copies at other speeds that training options ask for; tells progress and notices."""
+    wanted = {options.copying for options in variants if options.speed_copies}
+    if not wanted:
+        return corpus
+    from speechprompt.encoding import with_speed_copies
+
+    with terminal.progress("encoding at other speeds") as progress:
+        found = with_speed_copies(corpus, spoken_lm, sorted(wanted), listener=progress.update, splits=splits)
+    for notice in found.notices:
+        terminal.notice(notice)
     return found.corpus
 
 

@@ -42,6 +42,12 @@ def reproduce(
     recipe: Recipe = "default",
     seeds: Seeds = 1,
     steps: Steps = None,
+    speed_copies: Annotated[
+        int | None,
+        typer.Option(
+            "--speed-copies", min=0, help="Train on so many copies of each clip at other speeds too."
+        ),
+    ] = None,
     joint: Annotated[
         bool, typer.Option("--joint", help="Train all rows and seeds at once, in one batch of prompts.")
     ] = False,
@@ -61,7 +67,8 @@ def reproduce(
     names = row_names(rows or [])
     places = {} if roots is None else read_roots(roots)
     check_writable(out)
-    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    given = {"steps": steps, "speed_copies": speed_copies}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
     study = Study(spoken_lm, places, out, stages(terminal), terminal.notice, recipe, seeds, joint, changes)
     try:

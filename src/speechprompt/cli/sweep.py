@@ -23,7 +23,7 @@ from speechprompt.cli.commands import (
     check_writable,
     names_of,
 )
-from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source
+from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source, with_copies
 from speechprompt.cli.terminal import Progress, Terminal, percent, table
 from speechprompt.cli.train import Recipe, Shots, few, trainable
 from speechprompt.cli.training_options import option_flags, resolved
@@ -90,12 +90,14 @@ def sweep(
     _check_output(out, force)
     options, dimensions = resolved(recipe, changes), read_space(space or DEFAULT_SPACE)
     picks = searcher(search, dimensions, trials, search_seed)
+    variants = [options]
     for dimension in dimensions:  # a wrong value fails before anything is encoded
-        variants_of(options, {dimension.name: dimension.ends})
+        variants += [variant for _, variant in variants_of(options, {dimension.name: dimension.ends})]
     corpus = trainable(read_source(source, terminal, names_of(slots), split_field), None)
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     corpus = only_splits(few(corpus, shots, options.seed), ("train", "valid"))
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
+    corpus = with_copies(corpus, spoken_lm, terminal, variants)
     described = {
         "source": source,
         "spoken_lm": spoken_lm.name,

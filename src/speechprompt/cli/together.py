@@ -110,6 +110,6 @@ def train_together(
 
 def _changes(job: Job, jobs: Sequence[Job]) -> dict[str, Any]:
     """The options in which the jobs differ, as this one has them."""
-    all_options = [other.options.model_dump(mode="json") for other in jobs]
-    ours = job.options.model_dump(mode="json")
+    all_options = [dict(other.options) for other in jobs]
+    ours = dict(job.options)
     return {name: value for name, value in ours.items() if any(o[name] != value for o in all_options)}

@@ -25,7 +25,7 @@ from speechprompt.cli.commands import (
     check_writable,
     names_of,
 )
-from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source
+from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source, with_copies
 from speechprompt.cli.terminal import Terminal, pairs, percent
 from speechprompt.cli.together import check_together_output, jobs_of, train_together, with_choices
 from speechprompt.cli.training_options import fill_from_file, option_flags, resolved
@@ -123,14 +123,17 @@ def train(
         from speechprompt.cli.folds import train_folds
 
         corpus = encoded(corpora[0], spoken_lm, terminal, skip_unreadable)
+        corpus = with_copies(corpus, spoken_lm, terminal, [options], splits=None)  # every fold trains in turn
         document, parts = train_folds(terminal, corpus, spoken_lm, options, out, folds, shots, initial, force)
         terminal.show(document, *parts)
         return
     has_test = bool(corpora[0].split("test"))
     corpora = [only_splits(few(one, shots, options.seed), ("train", "valid")) for one in corpora]
     asked = [names_of(task) or [] for task in tasks or ()]
-    jobs_of(corpora, asked, options, choices)  # wrong slots and values fail before anything is encoded
+    # wrong slots and values fail before anything is encoded
+    variants = [job.options for job in jobs_of(corpora, asked, options, choices)]
     corpora = [encoded(one, spoken_lm, terminal, skip_unreadable) for one in corpora]
+    corpora = [with_copies(one, spoken_lm, terminal, variants) for one in corpora]
     if several:
         jobs = jobs_of(corpora, asked, options, choices, initial)
         train_together(terminal, jobs, spoken_lm, out, force)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprompt.encoding import encode_corpus
+from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.errors import CorpusError
 from speechprompt.evaluation.baselines import WHOLE, slot_labels
 from speechprompt.evaluation.evaluate import Evaluation, answers, split_of
@@ -144,6 +144,7 @@ def compare_methods(
     task = Task.of_corpus(corpus)
     changes = {} if steps is None else {"steps": steps}
     variants = [TrainingOptions(seed=seed, **changes) for seed in range(seeds)]
+    corpus = with_speed_copies(corpus, spoken_lm, [options.copying for options in variants]).corpus
     found = []
     for name in chosen:
         with stage(name) as update:

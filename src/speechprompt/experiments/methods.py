@@ -112,7 +112,8 @@ def _baseline(name: str, spoken_lm: SpokenLM, corpus: Corpus, task: Task) -> Met
 def _trained(
     name: str, spoken_lm: SpokenLM, corpus: Corpus, task: Task, options: TrainingOptions, update: Update
 ) -> MethodAnswers:
-    train, valid, test = (Examples.of(task, corpus.split(split)) for split in ("train", "valid", "test"))
+    train = Examples.to_train(task, corpus.split("train"), options)
+    valid, test = (Examples.of(task, corpus.split(split)) for split in ("valid", "test"))
     started = perf_counter()
     lm, run = STARTS[name](spoken_lm.lm, task, options, train, valid)
 

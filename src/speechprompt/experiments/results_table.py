@@ -16,10 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprompt.encoding import encode_corpus
+from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.errors import SpeechPromptError, UnknownName
 from speechprompt.experiments.demo import Stage
-from speechprompt.experiments.table_cells import Cell, FeatureCache, Measure, check_options
+from speechprompt.experiments.table_cells import (
+    TRAINED,
+    Cell,
+    FeatureCache,
+    Measure,
+    check_options,
+    training_options,
+)
 from speechprompt.experiments.table_rounds import (
     AbsentMaterial,
     Round,
@@ -141,9 +148,9 @@ class Study:
     def _line(self, row: TableRow, name: str, shot: int | None, line: Line) -> Line:
         source = find_source(row, self.material, self.unpacked)
         spoken_lm = self._lm(name)
-        corpus = self._encoded(row, source, spoken_lm)
-        rounds = rounds_of(row, corpus, self.seeds, shot)
         methods = [m for m in METHODS if m in row.columns and (self.columns is None or m in self.columns)]
+        corpus = self._encoded(row, source, spoken_lm, methods)
+        rounds = rounds_of(row, corpus, self.seeds, shot)
         if any(u.audio is None for u in corpus.utterances):
             methods = [m for m in methods if m != "mfcc n-gram"]
         cells = {m: self._cells(row, m, rounds, spoken_lm, shot) for m in methods}
@@ -162,8 +169,11 @@ class Study:
                 raise AbsentMaterial(f"spoken LM {name} ({error}); name its folder with --lm") from None
         return self.loaded[name]
 
-    def _encoded(self, row: TableRow, source: Path, spoken_lm: SpokenLM) -> Corpus:
-        """The row's corpus with units; that of the line before is kept, since a learning curve asks again."""
+    def _encoded(self, row: TableRow, source: Path, spoken_lm: SpokenLM, methods: Sequence[str]) -> Corpus:
+        """The row's corpus with units, and with the copies at other speeds that a method trains on.
+
+        That of the line before is kept, since a learning curve asks again.
+        """
         identity = (row, spoken_lm.name)
         if self._held is None or self._held[0] != identity:
             with self.stage(f"{row.name}: encoding") as update:
@@ -172,7 +182,19 @@ class Study:
                     spoken_lm,
                     listener=lambda done, total: update(done, total, "clips"),
                 )
-            self._held = identity, found.corpus
+            corpus = found.corpus
+            options = [self.declaration.options(row, m) for m in TRAINED if m in methods]
+            wanted = [training_options(values, 0)[0].copying for values in options]
+            if any(copies.copies for copies in wanted):
+                with self.stage(f"{row.name}: encoding at other speeds") as update:
+                    corpus = with_speed_copies(
+                        corpus,
+                        spoken_lm,
+                        wanted,
+                        listener=lambda done, total: update(done, total, "clips"),
+                        splits=("train",) if row.folds is None else None,
+                    ).corpus
+            self._held = identity, corpus
         return self._held[1]
 
     def _cells(

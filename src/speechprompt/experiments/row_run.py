@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from speechprompt.corpora.registry import describe, prepare
-from speechprompt.encoding import encode_corpus
+from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.errors import CorpusError, WorkError
 from speechprompt.evaluation.baselines import WHOLE, NgramBaseline, slot_labels
 from speechprompt.evaluation.evaluate import evaluate, split_of
@@ -74,7 +74,8 @@ class RowRun:
 
     def start(self, options: TrainingOptions, spoken_lm: SpokenLM) -> Run:
         """A training that has not begun."""
-        train, valid = (Examples.of(self.task, self.corpus.split(split)) for split in ("train", "valid"))
+        train = Examples.to_train(self.task, self.corpus.split("train"), options)
+        valid = Examples.of(self.task, self.corpus.split("valid"))
         entry = new_entry(self.task, spoken_lm.lm, options, train.units, train.targets)
         return Run(f"{self.name} seed {options.seed}", entry, options, train, valid)
 
@@ -172,15 +173,21 @@ def open_row(
     for split in ("valid", "test"):
         split_of(corpus, split)
     encoded = encode_corpus(corpus, spoken_lm, listener=lambda n, total: update(n, total, "clips"))
+    copied = with_speed_copies(
+        encoded.corpus,
+        spoken_lm,
+        [options.copying for options in variants],
+        listener=lambda n, total: update(n, total, "copies at other speeds"),
+    )
     return RowRun(
         name=name,
         paper=paper_row(name),
-        corpus=encoded.corpus,
+        corpus=copied.corpus,
         task=Task.of_corpus(encoded.corpus),
         variants=tuple(variants),
         folder=out / "runs" / slug,
         key=_key(encoded.corpus, spoken_lm),
-        notices=(*prepared.notices, *corpus.notices, *encoded.notices),
+        notices=(*prepared.notices, *corpus.notices, *encoded.notices, *copied.notices),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,10 +82,11 @@ class Sweep:
         return sorted(trials, key=lambda trial: trial.rank, reverse=True)
 
     def _train(self, proposed: Sequence[Changes], known: int, tell: Listener) -> list[tuple[Trial, Artifact]]:
+        from speechprompt.encoding import with_speed_copies
         from speechprompt.prompting.joint import Job, train_jobs
         from speechprompt.prompting.recipes import TrainingOptions
 
-        fixed = self.options.model_dump(exclude_unset=True)
+        fixed = self.options.given()
         jobs = [
             Job(
                 f"trial {known + place}",
@@ -95,6 +96,9 @@ class Sweep:
             )
             for place, changes in enumerate(proposed)
         ]
+        wanted = [job.options.copying for job in jobs]
+        self.corpus = with_speed_copies(self.corpus, self.spoken_lm, wanted).corpus
+        jobs = [replace(job, corpus=self.corpus) for job in jobs]
         artifacts = train_jobs(jobs, self.spoken_lm, tell, self.folder / CHECKPOINT)
         found = []
         for place, (changes, artifact) in enumerate(zip(proposed, artifacts, strict=True)):

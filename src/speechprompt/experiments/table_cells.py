@@ -34,6 +34,7 @@ from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.train import finish, scores_of
 from speechprompt.prompting.training import train_runs
 from speechprompt.speech.manifest import Corpus
+from speechprompt.speech.unit_store import file_key
 from speechprompt.spoken_lm import SpokenLM
 
 VERSIONS = {
@@ -46,6 +47,8 @@ VERSIONS = {
     "finetune": "1",
 }
 """Raise a method's number when a change of code changes what it answers: its cells are then measured again."""
+TRAINED = ("prompt", "finetune")
+"""Methods that take training options."""
 _MEMBER_SEEDS = 1000
 """Seeds of an ensemble's members lie so far apart, so that no two rounds share one."""
 
@@ -84,6 +87,12 @@ class Measure:
             "options": dict(self.options),
             "seed": self.round.seed,
         }
+        if self.method in TRAINED and training_options(self.options, 0)[0].speed_copies:
+            # copies are made of the audio, by the tokenizer that made the units
+            parts["audio"] = [
+                None if u.audio is None else file_key(u.audio, u.start_seconds, u.end_seconds)
+                for u in self.round.rows("train")
+            ]
         if self.method in ("probe", "prompt", "finetune"):
             parts["lm"] = self.spoken_lm.lm.fingerprint
             parts["dtype"] = str(self.spoken_lm.lm.dtype)
@@ -138,10 +147,13 @@ class Measure:
         predictions = baseline.predict(asked).predictions
         return Cell(predictions, baseline.trained_parameters, 0, reached, {"clusters": form})
 
-    def _examples(self) -> tuple[Examples, Examples, Examples]:
+    def _examples(self, options: TrainingOptions | None = None) -> tuple[Examples, Examples, Examples]:
+        """Train (with the copies at other speeds that options ask for), valid and test."""
         train, valid, test = (
             Examples.of(self.round.task, self.round.rows(split)) for split in ("train", "valid", "test")
         )
+        if options is not None:
+            train = Examples.to_train(self.round.task, self.round.rows("train"), options)
         return train, valid, test
 
     def _cnn(self, update: Update) -> Cell:
@@ -157,7 +169,7 @@ class Measure:
     def _trained(self, update: Update) -> Cell:
         """A prompt, an ensemble of prompts, or the whole LM fine-tuned."""
         options, members = training_options(self.options, self.round.seed)
-        train, valid, test = self._examples()
+        train, valid, test = self._examples(options)
         slots = self.round.task.slots
         start = prompt_run if self.method == "prompt" else finetuning_run
         artifacts, parameters, scores = [], 0, {}
@@ -218,7 +230,7 @@ def check_options(method: str, values: Mapping[str, Any]) -> None:
     """UsageError or UnknownName for options that a method does not take, before anything is measured."""
     if method == "cnn":
         read_options(CnnOptions, values)
-    elif method in ("prompt", "finetune"):
+    elif method in TRAINED:
         _, members = training_options(values, 0)
         if method == "finetune" and members > 1:
             raise UsageError("'ensemble' is for prompts; a fine-tuned LM answers alone")

@@ -17,6 +17,7 @@ from speechprompt.prompting.task import Task
 from speechprompt.prompting.train import finish, start_from
 from speechprompt.prompting.training import Listener, train_runs
 from speechprompt.speech.manifest import Corpus
+from speechprompt.speech.speeds import SpeedCopies
 from speechprompt.speech.splits import require_trainable
 from speechprompt.spoken_lm import SpokenLM
 
@@ -44,15 +45,15 @@ def train_jobs(
     """
     if len({job.name for job in jobs}) < len(jobs):
         raise UsageError("two prompts of one run share a name; give their tasks or options other names")
-    known: dict[tuple[int, str], tuple[Examples, Examples]] = {}
+    known: dict[tuple[int, str, SpeedCopies], tuple[Examples, Examples]] = {}
     runs = []
     for job in jobs:
         require_trainable(job.corpus)
         # runs of one task share its examples: hundreds of trials cost the memory of one
-        key = (id(job.corpus), str(job.task))
+        key = (id(job.corpus), str(job.task), job.options.copying)
         if key not in known:
-            train, valid = (Examples.of(job.task, job.corpus.split(split)) for split in ("train", "valid"))
-            known[key] = train, valid
+            train = Examples.to_train(job.task, job.corpus.split("train"), job.options)
+            known[key] = train, Examples.of(job.task, job.corpus.split("valid"))
         train, valid = known[key]
         entry = new_entry(job.task, spoken_lm.lm, job.options, train.units, train.targets)
         if job.initial is not None:
@@ -72,8 +73,7 @@ def variants_of(
     found = []
     for values in itertools.product(*choices.values()):
         changes = dict(zip(choices, values, strict=True))
-        set_before = options.model_dump(exclude_unset=True)
-        resolved = TrainingOptions.of_recipe(options.recipe, {**set_before, **changes})
+        resolved = TrainingOptions.of_recipe(options.recipe, {**options.given(), **changes})
         found.append((name_of(changes), resolved))
     return found
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from speechprompt.errors import UnknownName, UsageError
 from speechprompt.prompting.kinds import Decoding, Method, VerbalizerName
+from speechprompt.speech.speeds import SpeedCopies
 
 PROMPT_BUDGET = 135_000
 """Most parameters that a default prompt and its separator train: 0.15 M less a tenth for the verbalizer."""
@@ -83,6 +91,15 @@ class TrainingOptions(BaseModel):
         lt=1,
         description="by how much the speed of a training utterance may change; needs durations",
     )
+    speed_copies: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="so many copies of every training clip, played at other speeds; needs audio",
+    )
+    speed_range: float = Field(
+        0.15, gt=0, le=0.5, description="speed copies run at 1 minus to 1 plus this, drawn by the clip's id"
+    )
     weight_decay: float = Field(0.0, ge=0)
     balanced: bool = Field(False, description="draw every label equally often")
     answer_coverage: float | None = Field(
@@ -113,6 +130,24 @@ class TrainingOptions(BaseModel):
         if options.streams == "all" and (options.verbalizer != "learnable" or options.recipe == "paper"):
             raise UsageError("streams 'all' needs the learnable verbalizer of the recipe 'default'")
         return options
+
+    @property
+    def copying(self) -> SpeedCopies:
+        """The copies of training clips at other speeds that these options ask for."""
+        return SpeedCopies(self.speed_copies, self.speed_range)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Options of speed copies are written where there are any: hashes of other trainings stay as they were."""
+        values: dict[str, Any] = dump(self)
+        if not self.speed_copies:
+            values.pop("speed_copies", None)
+            values.pop("speed_range", None)
+        return values
+
+    def given(self) -> dict[str, Any]:
+        """The options that were set, not left to their defaults."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
     def length_for(self, layers: int, width: int) -> int:
         """P for an LM of so many layers and such a width."""

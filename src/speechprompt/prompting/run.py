@@ -31,11 +31,15 @@ STEADY_VOCABULARY = 26
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Utterances as training sees them: `units` (n), `targets` (n,S) int64 and their ids."""
+    """Utterances as training sees them: `units` (n), `targets` (n,S) int64 and their ids.
+
+    The last `speed_copies` rows are copies of others, played at other speeds.
+    """
 
     units: Sequence[Units]
     targets: Tensor
     ids: Sequence[str] = ()
+    speed_copies: int = 0
 
     def __len__(self) -> int:
         return len(self.units)
@@ -50,6 +54,33 @@ class Examples:
             )
         targets = torch.tensor(task.targets(utterances), dtype=torch.int64).reshape(-1, len(task.slots))
         return cls([u.units for u in utterances if u.units is not None], targets, [u.id for u in utterances])
+
+    @classmethod
+    def to_train(cls, task: Task, utterances: Sequence[Utterance], options: TrainingOptions) -> Examples:
+        """Each utterance and, as rows of their own, its copies at the speeds that the options ask for.
+
+        CorpusError as `of`, and when copies of audio were not encoded (`encoding.with_speed_copies`).
+        """
+        plain = cls.of(task, utterances)
+        copies = [(i, speed) for i, u in enumerate(utterances) for speed in _speeds(u, options)]
+        if not copies:
+            return plain
+        return cls(
+            [*plain.units, *(utterances[i].speed_copies[speed] for i, speed in copies)],
+            torch.cat([plain.targets, plain.targets[[i for i, _ in copies]]]),
+            [*plain.ids, *(f"{plain.ids[i]} at {speed:.3f}" for i, speed in copies)],
+            len(copies),
+        )
+
+
+def _speeds(utterance: Utterance, options: TrainingOptions) -> tuple[float, ...]:
+    """The speeds of the copies that an utterance trains with. CorpusError when one of them was not encoded."""
+    if utterance.audio is None:
+        return ()
+    speeds = options.copying.speeds(utterance.id)
+    if not utterance.speed_copies.keys() >= set(speeds):
+        raise CorpusError(f"'{utterance.id}' was not encoded at other speeds; call with_speed_copies first")
+    return speeds
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechprompt.encoding import encode_corpus
+from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.errors import CorpusError
 from speechprompt.metrics import wilson_interval
 from speechprompt.prompting.artifact import Artifact
@@ -59,11 +59,13 @@ def teach(
     without units.
     """
     slot = _only_slot(corpus)
+    options = options or FEW_CLIPS
     corpus = encode_corpus(corpus, spoken_lm).corpus
+    corpus = with_speed_copies(corpus, spoken_lm, [options.copying], splits=None).corpus
     task = Task.of_corpus(corpus, name=name)
     fewest = min(Counter(u.labels[slot] for u in corpus.utterances).values())
     rounds = folds(corpus, min(ROUNDS, fewest), seed)
-    options = (options or FEW_CLIPS).model_copy(
+    options = options.model_copy(
         update={"steps": steps or steps_for(len(corpus.utterances)), "evaluations": 1, "seed": seed}
     )
     hidden = [set(each.test) for each in rounds]
@@ -116,8 +118,8 @@ def _run(
     name: str,
 ) -> Run:
     """A run that never sees `hidden` and is validated on them, once; on its own clips where none are."""
-    seen = Examples.of(task, [u for u in utterances if u.id not in hidden])
-    asked = Examples.of(task, [u for u in utterances if u.id in hidden]) if hidden else seen
+    seen = Examples.to_train(task, [u for u in utterances if u.id not in hidden], options)
+    asked = Examples.of(task, [u for u in utterances if u.id in hidden or not hidden])
     entry = new_entry(task, spoken_lm.lm, options, seen.units, seen.targets)
     return Run(name, entry, options, seen, asked)
 

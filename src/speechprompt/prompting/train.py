@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import speechprompt
-from speechprompt.encoding import encode_corpus
+from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.errors import ArtifactError
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact, PromptConfig
@@ -67,6 +67,7 @@ def train_many(
     require_trainable(corpus)
     task = Task.of_corpus(corpus, slots, name)
     corpus = encode_corpus(corpus, spoken_lm).corpus
+    corpus = with_speed_copies(corpus, spoken_lm, [options.copying for options in variants]).corpus
     jobs = [
         Job(task.name if len(variants) == 1 else f"{task.name}-{i}", corpus, task, options, initial)
         for i, options in enumerate(variants)
@@ -120,10 +121,12 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
         corpus=provenance(corpus),
     )
     progress = run.progress
+    heard = {"speed_copies": run.train.speed_copies} if options.speed_copies else {}
     metrics = {
         "valid": {"accuracy": progress.best_accuracy, "loss": progress.best_loss, "step": progress.best_step},
         "trust": dict(trust.numbers),
         "history": progress.history,
+        **heard,
     }
     return Artifact(config, entry, metrics, domain=trust.domain)
 

@@ -90,7 +90,8 @@ def _answers(calibration: Calibration, outputs: Outputs, targets: Tensor) -> tup
 
 
 def _domain(lm: UnitLM, run: Run, valid: Outputs) -> Domain | None:
-    step = -(-len(run.train) // FITTED_ON)
-    chosen = list(range(0, len(run.train), step))
+    recorded = len(run.train) - run.train.speed_copies
+    step = -(-recorded // FITTED_ON)
+    chosen = list(range(0, recorded, step))
     part = Examples([run.train.units[i] for i in chosen], run.train.targets[chosen])
     return fit_domain(outputs_of(lm, run.entry, part).hidden, part.targets[:, 0], valid.hidden)

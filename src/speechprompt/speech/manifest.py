@@ -22,7 +22,8 @@ class Utterance:
     """One row of a corpus: audio (a file, or a span of one), or units, or both.
 
     `start_seconds` and `end_seconds` cut a span out of `audio`; None means the file's ends. `labels` maps
-    slot to label. `extra` keeps the manifest keys that this class does not know.
+    slot to label. `extra` keeps the manifest keys that this class does not know. `speed_copies` are units of
+    the same audio played at other speeds, for training alone; a manifest does not hold them.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Utterance:
     units: Units | None = None
     speaker: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    speed_copies: Mapping[float, Units] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

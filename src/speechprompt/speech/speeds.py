@@ -1,0 +1,49 @@
+"""Clips at other speeds: which speeds a clip is heard at, and how it sounds there. Knows nothing of training.
+
+Pitch and formants move with the speed, as when a tape runs faster (Ko et al. 2015; Kaldi's speed perturbation).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+_STEPS = 1000
+"""Speeds are whole thousandths, so that a key names them exactly."""
+
+
+class SpeedCopies(NamedTuple):
+    """So many copies of a clip, at speeds from 1 - `spread` to 1 + `spread`."""
+
+    copies: int
+    spread: float
+
+    def speeds(self, identity: str) -> tuple[float, ...]:
+        """The speeds of a clip's copies, drawn by hashing its id: the same for every seed, fold and machine.
+
+        The first two of four are the two of two: asking for more copies encodes only what is new.
+
+        >>> SpeedCopies(2, 0.15).speeds("a") == SpeedCopies(4, 0.15).speeds("a")[:2]
+        True
+        """
+        return tuple(self._speed(identity, place) for place in range(self.copies))
+
+    def _speed(self, identity: str, place: int) -> float:
+        digest = hashlib.sha256(f"speed\0{place}\0{identity}".encode()).digest()
+        share = int.from_bytes(digest[:6]) / 2**48
+        return round(_STEPS * (1 + self.spread * (2 * share - 1))) / _STEPS
+
+
+def at_speed(waveform: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
+    """The same sound (S,) played `speed` times as fast: about S / `speed` samples at the same rate."""
+    played: NDArray[np.float32] = soxr.resample(waveform, _STEPS * speed, _STEPS, quality="HQ")
+    return played.astype(np.float32, copy=False)
+
+
+def speed_key(key: str, speed: float) -> str:
+    """The unit store's key of a clip at another speed, from the clip's own key."""
+    return hashlib.sha256(f"{key}:speed:{speed:.3f}".encode()).hexdigest()
