@@ -41,7 +41,7 @@ from speechprompt.speech.units import Units
 
 PROMPT_LENGTH = 5
 """The paper's, of every form here."""
-MEASURED_BATCHES = 4
+MEASURED_BATCHES = 3
 """Batches of a corpus that stand for all of them where every form batches in its own way."""
 BATCHES = 40
 CLEAR_NATS = 0.05
@@ -177,7 +177,8 @@ def prediction_cases(settings: Settings) -> Iterator[Case]:
                 dtype_of(lm),
                 {**aims, PEFT: 1.0},
             )
-            own = {OURS: work.prediction(batches), **work.peft_prediction(work.dataset_order())}
+            own = {OURS: _once(work.prediction(batches))}
+            own |= {key: _once(form) for key, form in work.peft_prediction(work.dataset_order()).items()}
             yield Case(
                 "predict", f"{name}, {lengths.name}, own batching", "utterances", own, aims={PEFT: 1.3}
             )

@@ -26,6 +26,7 @@ STAGES = {
     "tasks": "100 tasks on one clip",
     "mixed": "a prompt of its own for every row of a batch",
     "seeds": "8 seeds trained together",
+    "attention": "attention alone, in the two forms that it can take",
     "tiny": "the bundled spoken LM, from waveform to label",
     "cold start": "one `speechprompt predict` in a process of its own",
     "memory": "what training holds for one utterance",
@@ -169,6 +170,10 @@ def _cases(name: str, settings: Settings) -> Iterable[Case]:
 
         cases = (bank_stages.task_cases, bank_stages.mixed_cases, bank_stages.seed_cases)
         return dict(zip(("tasks", "mixed", "seeds"), cases, strict=True))[name](settings)
+    if name == "attention":
+        from speechprompt.benchmarking.attention_stage import attention_cases
+
+        return attention_cases(settings)
     from speechprompt.benchmarking import sound_stages
 
     of_sound = {

@@ -26,8 +26,8 @@ def bench(
         typer.Option(
             "--stages",
             metavar="A,B",
-            help="Any of decode, resample, hubert, k-means, deduplicate, train, predict, tasks, mixed, seeds, tiny, "
-            "cold-start, memory, growth; by default all.",
+            help="Any of decode, resample, hubert, k-means, deduplicate, train, predict, tasks, mixed, seeds, "
+            "attention, tiny, cold-start, memory, growth; by default all.",
         ),
     ] = None,
     repeats: Annotated[

@@ -220,6 +220,7 @@ def growth_plot(
     title: str,
 ) -> str:
     """Cost over size on logarithmic axes: measured as dots, what theory says as a dashed line."""
+    from matplotlib.ticker import EngFormatter, LogLocator
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -229,6 +230,12 @@ def growth_plot(
         axes.plot(sizes, measured, color=ACCENT, linewidth=1.6, marker="o", markersize=4, label="measured")
         axes.set_xticks(list(sizes), [f"{size:g}" for size in sizes])
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(EngFormatter())
+        axes.tick_params(axis="y", labelcolor=MUTED)
+        most = max(*measured, *theory)
+        # a cost that hardly grows shall look like it
+        axes.set_ylim(min(*measured, *theory, most / 8) / 1.2, most * 1.3)
         axes.set_xlabel(size_name)
         axes.set_title(cost_name, loc="left", fontsize=8.5, color=MUTED)
         axes.grid(True)

@@ -52,7 +52,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention (B,H,Q,head_dim); `mask` None means causal over equally many keys.
 
     torch's fused kernel, except in bfloat16 on a CPU, where its backward pass takes three to five times as long
-    as attention written out (benchmarks/attention.py).
+    as attention written out (`speechprompt bench --stages attention`).
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         return attend_written_out(q, k, v, mask)
