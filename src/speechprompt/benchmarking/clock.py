@@ -99,7 +99,11 @@ class Clock:
         return min(self._mean_of(work, calls) for _ in range(max(2, self.repeats)))
 
     def _mean_of(self, work: Callable[[], object], calls: int) -> float:
-        return self.seconds(lambda: [work() for _ in range(calls)]) / calls
+        def several() -> None:
+            for _ in range(calls):  # results are dropped at once: keeping them would time fresh memory too
+                work()
+
+        return self.seconds(several) / calls
 
     @torch.inference_mode()
     def bandwidth(self) -> float:
