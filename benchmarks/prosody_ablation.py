@@ -1,12 +1,15 @@
 """Where prosody helps: units only, with durations, with durations and F0, at one size and one budget.
 
-    python benchmarks/prosody_ablation.py --data FOLDER --rows ravdess-emotion,ravdess-gender [--seeds 3] [--steps 200]
+    python benchmarks/prosody_ablation.py --data CORPORA --units UNITS --tokenizer tiny --material SOURCE... \
+        [--rows ravdess,fsdd-digit] [--seeds 3] [--steps 240] [--json FILE]
 
-FOLDER holds the unpacked corpora of the shared data (`unpack.py NAME --out FOLDER`) and, for ESD, the file
-`esd_en_hubert100.jsonl.gz`. Three LMs of one size are pretrained on the same units with the same seed; they differ in
-which streams they read and predict. A prompt is then trained on each for every fold and seed. Each fold is tested
-once, so all clips are; intervals are over seeds and, where known, speakers. LMs, units and cells are kept in `--cache`
-and found again, so a stopped study goes on.
+CORPORA holds the unpacked corpora of the shared data (`unpack.py NAME --out CORPORA`), UNITS its unit corpora (ESD
+and LJSpeech, which have durations but no audio). LMs of one size are pretrained on the same content units with the same
+seed; they differ in the streams that they read and predict. On each of them a prompt is trained for every fold, all
+seeds in one batch. Each fold is tested once, so all clips are; intervals are over seeds and, where known, speakers. F0
+is measured from the utterance's mean (pGSLM's way) or from nothing (absolute). Beside them stands an n-gram SVM on
+the same units. Units lie in the usual store, LMs and cells in `--cache` under the hash of what made them, so a stopped
+study goes on. `--valid-only` trains the same and shows no test clip: options are chosen with it, on one row.
 """
 
 from __future__ import annotations
@@ -14,41 +17,64 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from speechprompt.encoding import encode_corpus
-from speechprompt.lms.pgslm_units import PgslmUnitLM
-from speechprompt.metrics import accuracy_interval, paired_difference_interval
-from speechprompt.pretraining.prosodic_lm import pretrain_prosodic_lm
+from speechprompt.evaluation.baselines import NgramBaseline
+from speechprompt.lms.pgslm_units import PgslmUnitLM, SeparatorProsody
+from speechprompt.metrics import Interval, accuracy_interval, paired_difference_interval
+from speechprompt.pretraining.material import gather, trains
+from speechprompt.pretraining.prosodic_lm import PgslmKind, pretrain_prosodic_lm
 from speechprompt.pretraining.unit_lm_options import ProsodicLmOptions
+from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
-from speechprompt.prompting.run import Examples
+from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.train import scores_of, train
+from speechprompt.prompting.train import scores_of
+from speechprompt.prompting.training import train_runs
 from speechprompt.speech.manifest import Corpus, Utterance
-from speechprompt.speech.splits import Fold, folds, with_fold
+from speechprompt.speech.splits import folds, with_fold
 from speechprompt.speech.units import Units
-from speechprompt.spoken_lm import SpokenLM
-from speechprompt.spoken_lm_folder import write_folder, write_prosody_tokenizer
-from speechprompt.tokenizers.pitch import BatchPitchTracker
-from speechprompt.tokenizers.prosody import ProsodyTokenizer
+from speechprompt.spoken_lm import SpokenLM, content_of, load_tokenizer, with_f0
+
+HUBERT, NGRAM, WHOLE = "hubert-base-l6-km100", "n-gram SVM", "whole intent"
+FIELDS = ("split", "official_split")
+Answers = Mapping[str, Mapping[str, Sequence[bool]]]
+"""Slot -> utterance id -> whether each seed was right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What an LM reads beside units, what F0 is measured from, and what stands under the separator."""
+
+    durations: bool = False
+    f0: str | None = None
+    separator: SeparatorProsody = "last"
+
 
 VARIANTS = {
-    "units": {"reads_duration": False, "reads_f0": False},
-    "durations": {"reads_duration": True, "reads_f0": False},
-    "durations+f0": {"reads_duration": True, "reads_f0": True},
+    "units": Variant(),
+    "durations": Variant(True),
+    "durations, F0": Variant(True, "utterance"),
+    "durations, absolute F0": Variant(True, "absolute"),
+    "durations, absolute F0; separator: start": Variant(True, "absolute", "start"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: where its clips are, the slots asked at once, and what stays whole between folds."""
+    """One line of the table: where its clips are, the slots asked at once, and what stays whole between folds.
+
+    `separator` adds the variant that asks about the separator, `whole` a line for all slots right at once.
+    """
 
     source: str
     slots: tuple[str, ...]
@@ -56,194 +82,310 @@ class Row:
     labels: Callable[[Utterance], dict[str, str]] = lambda u: dict(u.labels)
     folds: int = 4
     published_split: bool = False
-
-
-def _take(utterance: Utterance) -> str:
-    return f"take {utterance.extra['take']}"
+    separator: bool = False
+    whole: bool = False
 
 
 ROWS = {
-    "ravdess": Row("ravdess4", ("emotion", "gender")),
+    "ravdess": Row("ravdess4", ("emotion", "gender"), separator=True),
     "esd": Row("esd_en_hubert100.jsonl.gz", ("emotion",), folds=5),
-    "barista": Row("barista_intent", ("coffeeDrink", "size", "roast", "numberOfShots"), folds=5),
-    "fsdd-speaker": Row("fsdd", ("speaker",), _take, lambda u: {"speaker": str(u.speaker)}),
-    "fsdd-digit": Row("fsdd", ("digit",), folds=3),
+    "barista": Row("barista_intent", ("coffeeDrink", "size", "roast", "numberOfShots"), folds=5, whole=True),
+    "fsdd-speaker": Row(
+        "fsdd", ("speaker",), lambda u: f"take {u.extra['take']}", lambda u: {"speaker": str(u.speaker)}
+    ),
+    "fsdd-digit": Row("fsdd", ("digit",), folds=6),
     "arabic": Row("arabic_speech_commands", ("command",), published_split=True),
 }
 
 
 class Study:
-    """The caches, the tokenizer and the LMs of one set of options."""
+    """The tokenizer, the pretraining material and the LMs of one set of options."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.cache = options, Path(options.cache)
         self.cache.mkdir(parents=True, exist_ok=True)
-        bare = SpokenLM.load(options.lm).tokenizer
-        self.tokenizer = ProsodyTokenizer(bare, BatchPitchTracker())
-        self._lms: dict[tuple[str, bool], SpokenLM] = {}
+        named = Path(options.tokenizer) if Path(options.tokenizer).is_dir() else options.tokenizer
+        self.tokenizer = with_f0(content_of(load_tokenizer(named)), "f0", "cpu", "absolute")
+        self._lms: dict[tuple[Variant, bool], PgslmUnitLM] = {}
 
-    def corpus(self, source: str) -> Corpus:
+    def corpus(self, source: str, only: Callable[[Utterance], bool] = lambda u: True) -> Corpus:
         """A corpus whose utterances carry units; audio is encoded once and kept in the unit store."""
-        corpus = Corpus.read(Path(self.options.data) / source)
-        if corpus.tokenizer is None:
-            encoder = SpokenLM("ablation", lambda: self.tokenizer, lambda: None, self.tokenizer.name)  # type: ignore[arg-type,return-value]
-            corpus = encode_corpus(corpus, encoder).corpus
-        return corpus
+        folder = Path(self.options.units if source.endswith(".gz") else self.options.data) / source
+        corpus = Corpus.read(folder)
+        corpus = replace(corpus, utterances=tuple(u for u in corpus.utterances if only(u)))
+        if corpus.tokenizer is not None:
+            return corpus
+        encoder = SpokenLM("none", lambda: self.tokenizer, _no_lm, self.tokenizer.name)
+        return encode_corpus(corpus, encoder, skip_unreadable=True).corpus
 
-    def lm(self, variant: str, published_units: bool) -> SpokenLM:
-        """The LM of a variant over our own units, or over HuBERT's where the corpus comes as units without F0."""
-        key = (variant, published_units)
-        if key not in self._lms:
-            options = self.options
-            material = options.unit_material if published_units else options.material
-            unit_count = 100 if published_units else self.tokenizer.unit_count
-            units = _kept(
-                [u for source in material for u in self._train(source)], options.pretraining_utterances
-            )
-            settings = ProsodicLmOptions(
-                layers=options.layers, width=options.width, heads=4, inner=2 * options.width,
-                steps=options.pretraining_steps, batch_units=2048, warmup_steps=30, bf16=False, seed=0,
-                **VARIANTS[variant],
-            )  # fmt: skip
-            about = json.dumps([str(settings), material, len(units), self.tokenizer.fingerprint])
-            folder = self.cache / f"lm-{variant}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
-            held_out = max(1, len(units) // 50)
-            found = pretrain_prosodic_lm(units[held_out:], units[:held_out], unit_count, folder, settings)
-            bits = ", ".join(f"{name} {value:.3f}" for name, value in found.bits.items())
-            print(
-                f"# LM {variant}: {len(units)} utterances, {sum(map(len, units))} units; {bits}", flush=True
-            )
-            lm = PgslmUnitLM(found.model)
-            name = "hubert-base-l6-km100" if published_units else self.tokenizer.name
-            self._lms[key] = SpokenLM(f"prosodic-{variant}@1", lambda: self.tokenizer, lambda: lm, name)
-        return self._lms[key]
-
-    def _train(self, source: str) -> list[Units]:
-        rows = self.corpus(source).utterances
-        return [u.units for u in rows if u.units is not None and u.split not in ("valid", "test")]
-
-    def cell(
-        self, name: str, corpus: Corpus, variant: str, fold: int, seed: int
-    ) -> dict[str, dict[str, bool]]:
-        """Which test clips of a fold a prompt gets right, by slot; from the cache where it is there."""
-        row, options = ROWS[name], self.options
-        spoken_lm = self.lm(variant, corpus.tokenizer != self.tokenizer.name)
-        training = TrainingOptions(
-            steps=options.steps,
-            evaluations=4,
-            seed=seed,
-            prompt_length=options.prompt_length,
-            streams=options.streams,
-        )
-        about = [
-            name,
-            corpus.name,
-            fold,
-            len(corpus.utterances),
-            spoken_lm.lm.fingerprint,
-            training.model_dump_json(),
+    @cached_property
+    def material(self) -> tuple[Sequence[Units], Sequence[Units]]:
+        """Content units to pretrain on and to hold out."""
+        corpora = [
+            self.corpus(str(Path(s).absolute()), lambda u: trains(u, FIELDS)) for s in self.options.material
         ]
-        path = self.cache / f"cell-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
-        if path.is_file():
-            return json.loads(path.read_text())
-        entry = train(corpus, spoken_lm, row.slots, training).entry
-        test = Examples.of(Task.of_corpus(corpus, row.slots), corpus.split("test"))
-        scores = scores_of(spoken_lm.lm, entry, test)
-        right = {
-            slot: dict(zip(test.ids, (scores[slot].argmax(1) == test.targets[:, s]).tolist(), strict=True))
-            for s, slot in enumerate(row.slots)
-        }
-        path.write_text(json.dumps(right))
-        return right
+        found = gather(corpora, [], FIELDS, 0.01)
+        return found.taught, found.held_out
+
+    @cached_property
+    def published(self) -> tuple[Sequence[Units], Sequence[Units]]:
+        """Units of HuBERT with durations, for the corpus that has no audio."""
+        rows = [u.units for u in self.corpus(self.options.unit_material).utterances if u.units is not None]
+        return rows[40:], rows[:40]
+
+    def lm(self, variant: Variant, ours: bool) -> PgslmUnitLM:
+        """The LM of a variant over our content units, or over HuBERT's units."""
+        key = (replace(variant, separator="last"), ours)
+        if key not in self._lms:
+            self._lms[key] = self._pretrained(*key)
+        return PgslmUnitLM(self._lms[key].model, variant.separator)
+
+    def _pretrained(self, variant: Variant, ours: bool) -> PgslmUnitLM:
+        options = self.options
+        unit_count = self.tokenizer.unit_count if ours else 100
+        taught, held_out = (
+            [heard(units, variant) for units in rows] for rows in (self.material if ours else self.published)
+        )
+        settings = ProsodicLmOptions(
+            layers=options.layers, width=options.width, heads=4, inner=2 * options.width, bf16=False,
+            steps=options.pretraining_steps, batch_units=4096, warmup_steps=options.pretraining_steps // 10,
+            save_every=100, reads_duration=variant.durations, reads_f0=variant.f0 is not None,
+        )  # fmt: skip
+        kind = PgslmKind(unit_count, settings)
+        about = _hash(str(settings), str(unit_count), kind.digest(kind.rows(taught)))
+        started = time.process_time()
+        found = pretrain_prosodic_lm(taught, held_out, unit_count, self.cache / f"lm-{about}", settings)
+        bits = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.bits.items())
+        said = f"{len(taught)} utterances, {sum(map(len, taught))} units; {bits}"
+        tell(f"LM that reads {name_of(variant)}: {said}; {time.process_time() - started:.0f} CPU seconds")
+        return PgslmUnitLM(found.model)
 
 
-def _kept(units: list[Units], count: int) -> list[Units]:
-    """A fixed random subset, in random order."""
-    order = np.random.default_rng(0).permutation(len(units))
-    return [units[i] for i in order[:count]]
+def tell(text: str) -> None:
+    """Where the study stands, beside the table."""
+    print(text, file=sys.stderr, flush=True)
 
 
-def prepared(study: Study, row: Row) -> tuple[Corpus, list[Corpus]]:
-    """A row's corpus with its labels and groups, and the same with the splits of each fold."""
+def name_of(variant: Variant) -> str:
+    """What the table calls a variant."""
+    return next(name for name, known in VARIANTS.items() if known == variant)
+
+
+def _no_lm() -> PgslmUnitLM:
+    raise AssertionError("encoding asks for no LM")
+
+
+def heard(units: Units, variant: Variant) -> Units:
+    """Units as a variant hears them: absolute F0, or F0 from the utterance's mean, or none.
+
+    The mean is over voiced units by their durations. pGSLM's is over voiced values 5 ms apart: another constant.
+    """
+    if variant.f0 is None or units.f0 is None:
+        return replace(units, f0=None)
+    voiced = units.f0 != 0
+    if variant.f0 == "absolute" or not voiced.any():
+        return units
+    assert units.durations is not None
+    mean = np.average(units.f0[voiced], weights=units.durations[voiced])
+    return replace(units, f0=np.where(voiced, units.f0 - mean, 0).astype(np.float32))
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def prepared(study: Study, row: Row) -> list[Corpus]:
+    """A row's corpus with its labels and groups, with the splits of each fold."""
     corpus = study.corpus(row.source)
     utterances = tuple(replace(u, labels=row.labels(u), speaker=row.group(u)) for u in corpus.utterances)
     slots = {slot: tuple(sorted({u.labels[slot] for u in utterances})) for slot in row.slots}
     corpus = replace(corpus, utterances=utterances, slots=slots)
-    if row.published_split:
-        return corpus, [corpus]
-    rounds: Sequence[Fold] = folds(corpus, row.folds)
-    return corpus, [with_fold(corpus, fold) for fold in rounds]
+    return [corpus] if row.published_split else [with_fold(corpus, fold) for fold in folds(corpus, row.folds)]
 
 
-def report(study: Study, name: str) -> None:
-    """Train the cells of a row and print a line a slot and variant."""
-    row = ROWS[name]
-    corpus, rounds = prepared(study, row)
-    speaker_of = {u.id: u.speaker for u in corpus.utterances}
-    variants = [v for v in VARIANTS if v != "durations+f0" or corpus.tokenizer == study.tokenizer.name]
-    right: dict[str, dict[str, list[dict[str, bool]]]] = {
-        v: {slot: [] for slot in row.slots} for v in variants
+def training_options(study: Study, train_count: int) -> list[TrainingOptions]:
+    """One set of options a seed; a small corpus is heard `--epochs` times at most."""
+    options = study.options
+    steps = min(options.steps, options.epochs * -(-train_count // 32))
+    changes = {
+        "steps": steps, "evaluations": 6, "patience": 3, "prompt_length": options.prompt_length,
+        "label_smoothing": 0.1, "prompt_dropout": 0.1, "unit_masking": 0.1, "streams": options.streams,
+    }  # fmt: skip
+    return [TrainingOptions.of_recipe("default", {**changes, "seed": s}) for s in range(options.seeds)]
+
+
+def cell(study: Study, row: Row, corpus: Corpus, variant: Variant) -> dict[str, object]:
+    """What the prompts of one fold and variant do: `right` (Answers), `valid` accuracies, CPU seconds; cached."""
+    lm = study.lm(variant, corpus.tokenizer == study.tokenizer.name)
+    task = Task.of_corpus(corpus, row.slots)
+    parts = {
+        split: Examples.of(
+            task, [replace(u, units=heard(u.units, variant)) for u in corpus.split(split) if u.units]
+        )
+        for split in ("train", "valid", "test")
     }
-    for seed in range(study.options.seeds):
-        for variant in variants:
-            found: dict[str, dict[str, bool]] = {slot: {} for slot in row.slots}
-            for fold, part in enumerate(rounds):
-                for slot, answers in study.cell(name, part, variant, fold, seed).items():
-                    found[slot].update(answers)
-            for slot in row.slots:
-                right[variant][slot].append(found[slot])
+    jobs = training_options(study, len(parts["train"]))
+    rows = [
+        f"{split} {i} {target.tolist()} {_streams(units)}"
+        for split, part in parts.items()
+        for i, units, target in zip(part.ids, part.units, part.targets, strict=True)
+    ]
+    about = _hash(lm.fingerprint, str(task), *(job.model_dump_json() for job in jobs), *rows)
+    path = study.cache / f"cell-{about}.json"
+    if path.is_file():
+        found: dict[str, object] = json.loads(path.read_text())
+        return found
+    started = time.process_time()
+    train, valid, test = parts["train"], parts["valid"], parts["test"]
+    runs = [
+        Run(f"seed {i}", new_entry(task, lm, job, train.units, train.targets), job, train, valid)
+        for i, job in enumerate(jobs)
+    ]
+    train_runs(lm, runs)
+    hits = []
+    for run in runs:
+        scores = scores_of(lm, run.entry, test)
+        hits.append(torch.stack([scores[slot].argmax(1) for slot in row.slots], 1) == test.targets)
+    right = {
+        slot: {i: [bool(hit[n, s]) for hit in hits] for n, i in enumerate(test.ids)}
+        for s, slot in enumerate(row.slots)
+    }
+    found = {
+        "right": right,
+        "valid": [run.progress.best_accuracy for run in runs],
+        "best_steps": [run.progress.best_step for run in runs],
+        "parameters": runs[0].entry.trained_parameters(),
+        "seconds": round(time.process_time() - started, 1),
+    }
+    path.write_text(json.dumps(found))
+    return found
+
+
+def _streams(units: Units) -> str:
+    whole = b"".join(b"-" if s is None else s.tobytes() for s in (units.ids, units.durations, units.f0))
+    return hashlib.sha256(whole).hexdigest()
+
+
+def ngram(row: Row, corpus: Corpus) -> Answers:
+    """What an SVM on n-grams of the same units gets right on a fold's test clips."""
+    train, test = corpus.split("train"), corpus.split("test")
+    sequences = [[u.units.ids.tolist() for u in part if u.units is not None] for part in (train, test)]
+    found = {}
     for slot in row.slots:
-        ids = sorted(right["units"][slot][0])
-        speakers = [speaker_of[i] for i in ids]
-        groups = [str(s) for s in speakers] if all(speakers) else None
-        tables = {v: np.array([[run[i] for i in ids] for run in right[v][slot]]) for v in variants}
-        for variant, table in tables.items():
-            score = accuracy_interval(table, groups)
-            gain = paired_difference_interval(table, tables["units"], groups)
-            print(
-                f"| {name} {slot} | {len(ids)} | {variant} | {score.estimate:.3f} [{score.low:.3f}, {score.high:.3f}] "
-                f"| {gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] |",
-                flush=True,
-            )
+        baseline = NgramBaseline().fit(sequences[0], [u.labels[slot] for u in train])
+        answers = baseline.predict(sequences[1]).predictions
+        found[slot] = {u.id: [u.labels[slot] == answer] for u, answer in zip(test, answers, strict=True)}
+    return found
 
 
-def save(study: Study, folder: Path) -> None:
-    """Write the LM that reads all streams, with its tokenizer, as a folder that `--lm` takes."""
-    source = SpokenLM.load(study.options.lm).folder
-    assert source is not None, "only a tokenizer in a folder can be saved with the LM"
-    lm = study.lm("durations+f0", published_units=False).lm
-    assert isinstance(lm, PgslmUnitLM)
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer = write_prosody_tokenizer(Path(scratch) / "tokenizer", source / "tokenizer")
-        write_folder(folder, lm.model, folder.name, study.tokenizer.name, tokenizer_folder=tokenizer)
-    print(f"# saved {folder}", flush=True)
+def report(study: Study, name: str) -> list[dict[str, object]]:
+    """Train the cells of a row and print a line a slot and variant; the same as numbers."""
+    row, rounds = ROWS[name], prepared(study, ROWS[name])
+    ours = rounds[0].tokenizer == study.tokenizer.name
+    variants = {
+        label: variant
+        for label, variant in VARIANTS.items()
+        if (ours or variant.f0 is None) and (row.separator or variant.separator == "last")
+    }
+    right: dict[str, dict[str, dict[str, Sequence[bool]]]] = {}
+    for label, variant in variants.items():
+        cells = [cell(study, row, part, variant) for part in rounds]
+        valid = np.mean([cell["valid"] for cell in cells], 0)
+        seconds = sum(float(str(cell["seconds"])) for cell in cells)
+        best = sorted(step for cell in cells for step in cell["best_steps"])  # type: ignore[attr-defined]
+        tell(
+            f"{name}: {label}: validation {valid.mean():.3f} ({', '.join(f'{v:.3f}' for v in valid)}), best step "
+            f"{best[len(best) // 2]}, {cells[0]['parameters']} trained, {seconds:.0f} CPU seconds"
+        )
+        right[label] = _merged([cell["right"] for cell in cells], row)  # type: ignore[misc]
+    if study.options.valid_only:
+        return []
+    right[NGRAM] = _merged([ngram(row, part) for part in rounds], row)
+    speaker_of = {u.id: u.speaker for u in rounds[0].utterances}
+    return [_line(name, slot, label, right, speaker_of) for slot in right["units"] for label in right]
+
+
+def _merged(parts: Sequence[Answers], row: Row) -> dict[str, dict[str, Sequence[bool]]]:
+    """The folds' answers together, and where a row asks for it those that are right in every slot."""
+    found: dict[str, dict[str, Sequence[bool]]] = {s: {} for s in row.slots}
+    for part in parts:
+        for slot, answers in part.items():
+            found[slot].update(answers)
+    if row.whole:
+        ids = found[row.slots[0]]
+        found[WHOLE] = {
+            i: [all(hits) for hits in zip(*(found[s][i] for s in row.slots), strict=True)] for i in ids
+        }
+    return found
+
+
+def _line(
+    name: str,
+    slot: str,
+    label: str,
+    right: Mapping[str, Answers],
+    speaker_of: Mapping[str, str | None],
+) -> dict[str, object]:
+    ids = sorted(right["units"][slot])
+    speakers = [speaker_of[i] for i in ids]
+    groups = [str(s) for s in speakers] if all(speakers) else None
+    tables = {one: np.array([right[one][slot][i] for i in ids]).T for one in (label, "units", NGRAM)}
+    score = accuracy_interval(tables[label], groups)
+    gains = {
+        one: gain(tables[label], tables[one], groups) for one in ("units", NGRAM) if label not in (one, NGRAM)
+    }
+    shown = [_text(gains[one]) if one in gains else "" for one in ("units", NGRAM)]
+    print(
+        f"| {name} {slot} | {len(ids)} | {label} | {_text(score, '.3f')} | {shown[0]} | {shown[1]} |",
+        flush=True,
+    )
+    return {
+        "row": name, "slot": slot, "reads": label, "clips": len(ids),
+        "accuracy": [score.estimate, score.low, score.high],
+        "gains": {one: [found.estimate, found.low, found.high] for one, found in gains.items()},
+    }  # fmt: skip
+
+
+def gain(ours: np.ndarray, theirs: np.ndarray, groups: Sequence[str] | None) -> Interval:
+    """The paired difference of tables (seeds, clips); the SVM's single run stands against every seed."""
+    theirs = np.broadcast_to(theirs, ours.shape) if len(theirs) == 1 else theirs
+    return paired_difference_interval(ours, theirs, groups)
+
+
+def _text(found: Interval, form: str = "+.3f") -> str:
+    """An interval, in bold when it is a difference that excludes zero."""
+    bold = "**" if form.startswith("+") and found.excludes_zero else ""
+    return f"{bold}{found.estimate:{form}} [{found.low:{form}}, {found.high:{form}}]{bold}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", required=True, help="folder of unpacked corpora")
+    parser.add_argument("--units", help="folder of unit corpora; needed for the row esd")
     parser.add_argument("--rows", default=",".join(ROWS), help="any of " + ", ".join(ROWS))
+    parser.add_argument("--tokenizer", default="tiny", help="name or folder; its content units are read")
+    parser.add_argument("--material", nargs="+", required=True, help="audio to pretrain on, training rows")
+    parser.add_argument("--unit-material", default="ljspeech_hubert100.jsonl.gz")
     parser.add_argument("--cache", default=".prosody-ablation")
-    parser.add_argument("--lm", default="tiny", help="whose tokenizer makes the units")
-    parser.add_argument("--material", nargs="*", default=["speech_commands_3", "barista_intent", "fsdd"])
-    parser.add_argument("--unit-material", nargs="*", default=["ljspeech_hubert100.jsonl.gz"])
     for option, default in (
-        ("seeds", 3), ("steps", 200), ("prompt-length", 10), ("layers", 2), ("width", 128),
-        ("pretraining-steps", 300), ("pretraining-utterances", 3000), ("threads", 1),
+        ("seeds", 3), ("steps", 240), ("epochs", 40), ("prompt-length", 10), ("layers", 2), ("width", 128),
+        ("pretraining-steps", 400), ("threads", 1),
     ):  # fmt: skip
         parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--save", type=Path, help="also write the LM of all streams as a spoken-LM folder")
     parser.add_argument("--streams", choices=("units", "all"), default="units")
+    parser.add_argument("--valid-only", action="store_true", help="show validation, no test clip")
+    parser.add_argument("--json", type=Path, help="also write the lines here")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     study = Study(options)
-    if options.save:
-        save(study, options.save)
-    print(
-        "| task and slot | clips | LM reads | accuracy [95 %] | against units only |\n|---|---|---|---|---|"
-    )
-    for name in options.rows.split(","):
-        report(study, name)
+    if not options.valid_only:
+        print(
+            "| task and slot | clips | the LM reads | accuracy [95 %] | minus units only | minus n-gram SVM |"
+        )
+        print("|---|---|---|---|---|---|")
+    lines = [line for name in options.rows.split(",") for line in report(study, name)]
+    if options.json:
+        options.json.write_text(json.dumps({"options": vars(options), "lines": lines}, indent=1, default=str))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def size_of(folder: Path) -> int:
 
 
 def test_what_ships_is_small() -> None:
-    assert size_of(TINY) < 20_000_000
+    assert size_of(TINY.parent) < 20_000_000
     assert size_of(DEMO) < 6_000_000
 
 
@@ -45,6 +45,14 @@ def test_tokenizer_and_lm_agree(tiny: SpokenLM) -> None:
     assert tiny.name == "tiny@2"
     assert tiny.tokenizer.unit_count == tiny.lm.unit_count == 500 + 128 + 64
     assert tiny.tokenizer_name == tiny.tokenizer.name
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in TINY.parent.glob("*/spoken_lm.json")))
+def test_every_bundled_lm_reads_the_units_that_its_tokenizer_makes(name: str) -> None:
+    spoken = SpokenLM.load(name)
+    units = spoken.tokenizer.encode(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32))
+    assert spoken.tokenizer.unit_count == spoken.lm.unit_count
+    assert torch.isfinite(spoken.lm.unit_states(collate([units]))).all()
 
 
 def test_the_lm_knows_more_than_nothing_of_the_demo(tiny: SpokenLM, demo: Corpus) -> None:
