@@ -127,7 +127,7 @@ class HubertTokenizer:
 
     def to(self, device: torch.device | str) -> HubertTokenizer:
         """The same tokenizer, moved in place to a device."""
-        torch.nn.Module.to(self.encoder.model, device)
+        self.encoder.to(device)
         self._kmeans = self._kmeans.to(device)
         return self
 

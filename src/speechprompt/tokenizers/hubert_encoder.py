@@ -1,16 +1,15 @@
 """HuBERT up to one layer: waveform -> features, exact for every clip whatever it is batched with.
 
-The convolutions hear one clip at a time, because the base model normalises their first output over time, where
-padding would count. Only the transformer, which can mask padding, sees several clips at once.
+The convolutions hear one clip at a time, because the base model normalises their first output over time. The
+transformer takes the frames of several clips in one table, without padding.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +18,8 @@ from torch.nn import functional
 from transformers import HubertModel
 
 from speechprompt.errors import AudioError
+from speechprompt.tokenizers.hubert_convolutions import Convolutions, Geometry
+from speechprompt.tokenizers.hubert_transformer import Transformer
 from speechprompt.tokenizers.protocol import Waveform
 
 Chunking = Literal["published", "overlap"]
@@ -29,8 +30,7 @@ OVERLAP_FRAMES = 500
 """With `overlap`, what a window hears on either side of the frames it answers for."""
 
 _BLOCK_FRAMES = 1500  # convolutions at a time: bounds memory, changes nothing
-_BATCH_FRAMES = 6000  # of the transformer, padding included
-_MOST_PADDING = 1.25  # longest over shortest row of a batch
+_BATCH_FRAMES = 6000  # of the transformer
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +55,26 @@ class HubertEncoder:
     def __init__(self, model: HubertModel, normalize: bool, chunking: Chunking) -> None:
         """`normalize`: every clip to zero mean and unit variance first."""
         self.model, self.normalize, self.chunking = model, normalize, chunking
-        config = model.config
-        self._sizes = list(zip(config.conv_kernel, config.conv_stride, strict=True))
-        self.hop_samples = math.prod(config.conv_stride)
-        self.receptive_samples = 1
-        for kernel, stride in reversed(self._sizes):
-            self.receptive_samples = (self.receptive_samples - 1) * stride + kernel
+        self.geometry = Geometry(model.config.conv_kernel, model.config.conv_stride)
+        self.hop_samples = self.geometry.hop_samples
+
+    @cached_property
+    def _convolutions(self) -> Convolutions:
+        return Convolutions(self.model)
+
+    @cached_property
+    def _transformer(self) -> Transformer:
+        return Transformer(self.model)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the model in place; its fast forms are made anew at the next use."""
+        torch.nn.Module.to(self.model, device)
+        for form in ("_convolutions", "_transformer"):
+            self.__dict__.pop(form, None)
 
     def frame_count(self, samples: int) -> int:
         """Frames of an uncut clip of so many samples."""
-        return max(0, (samples - self.receptive_samples) // self.hop_samples + 1)
+        return self.geometry.frame_count(samples)
 
     @torch.no_grad()
     def features(self, waveforms: Sequence[Waveform]) -> list[Tensor]:
@@ -98,83 +108,30 @@ class HubertEncoder:
         array = np.asarray(waveform, dtype=np.float32)
         if array.ndim != 1 or not np.isfinite(array).all():
             raise AudioError(f"clip {index} is not one row of finite samples; decode it to mono first")
-        if len(array) < self.receptive_samples:
-            raise AudioError(
-                f"clip {index} has {len(array)} samples; one frame needs {self.receptive_samples}"
-            )
+        needed = self.geometry.receptive_samples
+        if len(array) < needed:
+            raise AudioError(f"clip {index} has {len(array)} samples; one frame needs {needed}")
         samples = torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
         return functional.layer_norm(samples, samples.shape) if self.normalize else samples
 
     def _convolved(self, samples: Tensor) -> Tensor:
         """Convolutional features (T,C) of samples (S,), in blocks that join without a seam."""
-        count = self.frame_count(len(samples))
-        if count <= _BLOCK_FRAMES:
-            return self._block(samples)
-        scale_and_shift = self._norm_over_time(samples)
-        edges = [*range(0, count, _BLOCK_FRAMES), count]
-        return torch.cat(
-            [
-                self._block(samples[start * self.hop_samples : self._reach(end)], scale_and_shift)
-                for start, end in pairwise(edges)
-            ]
-        )
-
-    def _reach(self, end: int) -> int:
-        """The sample behind the last that frame `end - 1` hears."""
-        return (end - 1) * self.hop_samples + self.receptive_samples
-
-    def _block(self, samples: Tensor, scale_and_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        layers: Any = self.model.feature_extractor.conv_layers
-        first, *others = layers
-        hidden = samples.to(self.model.dtype)[None, None]
-        if scale_and_shift is None:
-            hidden = first(hidden)
-        else:
-            scale, shift = scale_and_shift
-            hidden = first.activation((first.conv(hidden).float() * scale + shift).to(hidden.dtype))
-        for layer in others:
-            hidden = layer(hidden)
-        return hidden[0].T
-
-    def _norm_over_time(self, samples: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Scale and shift (C,1) that equal the first layer's normalisation over the whole clip, if it has one."""
-        first: Any = self.model.feature_extractor.conv_layers[0]
-        if self.model.config.feat_extract_norm != "group":
-            return None
-        kernel, stride = self._sizes[0]
-        count = (len(samples) - kernel) // stride + 1
-        total = squares = torch.zeros((), dtype=torch.float64, device=samples.device)
-        edges = [*range(0, count, _BLOCK_FRAMES * self.hop_samples // stride), count]
-        for start, end in pairwise(edges):
-            block = samples[start * stride : (end - 1) * stride + kernel].to(self.model.dtype)
-            hidden = first.conv(block[None])
-            total = total + hidden.sum(1, dtype=torch.float64)
-            squares = squares + hidden.double().square().sum(1)
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp_min(0)
-        norm = first.layer_norm
-        scale = norm.weight / (variance + norm.eps).sqrt()
-        shift = norm.bias - mean * scale
-        return scale.float()[:, None], shift.float()[:, None]
+        return self._convolutions(samples, _BLOCK_FRAMES)
 
     def _transformed(self, windows: Sequence[_Window]) -> Iterator[Tensor]:
-        counts = torch.tensor([len(window.features) for window in windows], device=self.model.device)
-        features = torch.nn.utils.rnn.pad_sequence([window.features for window in windows], batch_first=True)
-        mask = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
-        hidden = self.model.feature_projection(features)
-        answer = self.model.encoder(hidden, attention_mask=None if mask.all() else mask).last_hidden_state
-        return (row[w.start : w.end].float() for row, w in zip(answer, windows, strict=True))
+        answer = self._transformer([window.features for window in windows])
+        return (row[w.start : w.end] for row, w in zip(answer, windows, strict=True))
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows of like length together, shortest first."""
+    """Rows of at most `_BATCH_FRAMES` frames together, shortest first."""
     batch: list[int] = []
+    frames = 0
     for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        length = lengths[row]
-        too_many = (len(batch) + 1) * length > _BATCH_FRAMES
-        if batch and (too_many or length > _MOST_PADDING * lengths[batch[0]]):
+        if batch and frames + lengths[row] > _BATCH_FRAMES:
             yield batch
-            batch = []
+            batch, frames = [], 0
         batch.append(row)
+        frames += lengths[row]
     if batch:
         yield batch
