@@ -50,7 +50,9 @@ def main() -> None:
         measure(whole, encoders, float(seconds), arguments.batch, arguments.repeats, clock)
         for seconds in arguments.seconds.split(",")
     ]
-    print(f"{arguments.threads} thread(s), {arguments.batch} clip(s) a call, {platform.machine()}, seconds a clip")
+    print(
+        f"{arguments.threads} thread(s), {arguments.batch} clip(s) a call, {platform.machine()}, seconds a clip"
+    )
     for row in rows:
         print(", ".join(f"{name} {value:.3g}" for name, value in row.items()))
     if arguments.json:
@@ -64,10 +66,9 @@ def models() -> tuple[HubertModel, dict[str, HubertEncoder]]:
     config._attn_implementation = "sdpa"
     whole = HubertModel(config).eval()
     tensors = whole.state_dict()
-    cut = HubertConfig(num_hidden_layers=LAYER)
     encoders = {}
     for name, dtype in DTYPES.items():
-        model = build(HubertConfig(**{**cut.to_dict()}), tensors, "random")
+        model = build(HubertConfig(num_hidden_layers=LAYER), tensors, "random weights")
         encoders[name] = HubertEncoder(torch.nn.Module.to(model, dtype), False, "published")
     return whole, encoders
 
@@ -126,9 +127,8 @@ def products(encoder: HubertEncoder, samples: int, clips: int) -> list[Product]:
         channels = width
     width, inner, all_rows = config.hidden_size, config.intermediate_size, rows * clips
     found.append(("projection", all_rows, channels, width))
-    taps, groups = config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
-    # four real products a bin: rows * (taps + 1) bins / (taps + 1) frames a block
-    found.append(("position", 4 * all_rows, width // groups, width))
+    # taps + 1 bins for blocks of taps + 1 frames, four real products each
+    found.append(("position", 4 * all_rows, width // config.num_conv_pos_embedding_groups, width))
     for _ in range(config.num_hidden_layers):
         found += [("attention", rows, 2 * width, rows)] * clips
         found += [
@@ -143,10 +143,8 @@ def bound(wanted: Sequence[Product], dtype: torch.dtype, clock: Callable[[], flo
     rates: dict[tuple[int, int, int], float] = {}
     seconds: dict[str, float] = {}
     for stage, rows, k, n in wanted:
-        if stage in ("convolution 0", "attention", "position"):
-            shape = (rows, 768, 768)  # by itself bound by memory: held to the rate of a full product
-        else:
-            shape = (rows, k, n)
+        # those that are bound by memory are held to the rate of a full product
+        shape = (rows, 768, 768) if stage in ("convolution 0", "attention", "position") else (rows, k, n)
         if shape not in rates:
             rates[shape] = matmul_rate(*shape, dtype, clock)
         seconds[stage] = seconds.get(stage, 0.0) + 2.0 * rows * k * n / rates[shape]

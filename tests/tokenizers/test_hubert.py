@@ -66,20 +66,51 @@ def test_a_clip_in_a_batch_is_the_clip_alone(tokenizer: HubertTokenizer, lengths
         assert expand(units).shape == (tokenizer.encoder.frame_count(len(clip)),)
 
 
-def test_one_batch_is_padded_or_the_test_above_says_nothing(
+def test_one_batch_holds_several_clips_or_the_test_above_says_nothing(
     tokenizer: HubertTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    forward = tokenizer.encoder.model.encoder.forward
-    monkeypatch.setattr(
-        tokenizer.encoder.model.encoder,
-        "forward",
-        lambda hidden, attention_mask: (
-            seen.append(attention_mask) or forward(hidden, attention_mask=attention_mask)
-        ),
+    transformer = tokenizer.encoder._transformer
+    monkeypatch.setitem(
+        tokenizer.encoder.__dict__,
+        "_transformer",
+        lambda clips: seen.append([len(clip) for clip in clips]) or transformer(clips),
     )
-    tokenizer.encode_batch([waveform(8000), waveform(7000), waveform(400)])
-    assert [mask is None for mask in seen] == [True, False]
+    tokenizer.encode_batch([waveform(8000), waveform(7000), waveform(400), waveform(7000, 1)])
+    assert seen == [[1, 21, 21, 24]]
+    monkeypatch.setattr(hubert_encoder, "_BATCH_FRAMES", 45)
+    tokenizer.encode_batch([waveform(8000), waveform(7000), waveform(400), waveform(7000, 1)])
+    assert seen[1:] == [[1, 21, 21], [24]]
+
+
+@pytest.mark.parametrize("kind", [BASE, LARGE], ids=["base", "large"])
+def test_bfloat16_is_nearer_to_fp32_than_the_plain_model_in_bfloat16(
+    kind: dict[str, Any], tmp_path: Path
+) -> None:
+    clips = [waveform(samples) for samples in (400, 9000, 25_000)]
+    model, layer = tiny_model(kind), 2
+    tokenizer = tiny_tokenizer(tmp_path, kind, precision="bfloat16", normalize=False)
+    assert tokenizer.fingerprint != tiny_tokenizer(tmp_path, kind, normalize=False).fingerprint
+    exact = torch.cat([plain_features(model, clip, layer) for clip in clips])
+    model.bfloat16()
+    with torch.no_grad():
+        states = [
+            model(torch.from_numpy(clip)[None].bfloat16(), output_hidden_states=True).hidden_states[layer][0]
+            for clip in clips
+        ]
+    found = torch.cat(tokenizer.features(clips))
+    assert found.dtype == torch.float32
+    error = (found - exact).abs().mean()
+    assert error < (torch.cat(states).float() - exact).abs().mean()
+    assert error < 0.02 * exact.abs().mean()
+
+
+def test_the_first_norm_stands_a_constant_in_the_waveform(tmp_path: Path) -> None:
+    clip = waveform(8000) + 20
+    for precision, most in (("float32", 1e-4), ("bfloat16", 0.05)):
+        tokenizer = tiny_tokenizer(tmp_path, precision=precision)
+        [features] = tokenizer.features([clip])
+        assert distance(features, plain_features(tiny_model().double(), clip.astype(float), 2).float()) < most
 
 
 @pytest.mark.parametrize("kind", [BASE, LARGE], ids=["base", "large"])

@@ -29,7 +29,7 @@ CHUNK_SAMPLES = 1_600_000
 OVERLAP_FRAMES = 500
 """With `overlap`, what a window hears on either side of the frames it answers for."""
 
-_BLOCK_FRAMES = 1500  # convolutions at a time: bounds memory, changes nothing
+_BLOCK_FRAMES = 100  # convolutions at a time: what stays in the cache; changes nothing
 _BATCH_FRAMES = 6000  # of the transformer
 
 

@@ -19,6 +19,8 @@ from transformers.activations import ACT2FN
 from speechprompt.tokenizers.packed_linear import PackedLinear
 from speechprompt.tokenizers.spectral_convolution import SpectralConvolution
 
+_WRITTEN_OUT_FRAMES = 1000  # the fused kernel is slower in bfloat16 on a CPU; over this, scores take memory
+
 
 class Transformer:
     """Features (T,C) of each clip -> hidden states (T,D), fp32.
@@ -105,7 +107,10 @@ class _Layer:
         for count, clips in ((count, len(list(same))) for count, same in groupby(counts)):
             rows = parts[start : start + count * clips].view(clips, count, *parts.shape[1:])
             query, key, value = rows.permute(2, 0, 3, 1, 4)  # (clips, heads, count, head width) each
-            attended = functional.scaled_dot_product_attention(query, key, value)
+            if query.dtype == torch.bfloat16 and query.device.type == "cpu" and count <= _WRITTEN_OUT_FRAMES:
+                attended = torch.stack([_written_out(*clip) for clip in zip(query, key, value, strict=True)])
+            else:
+                attended = functional.scaled_dot_product_attention(query, key, value)
             mixed.append(attended.transpose(1, 2).reshape(count * clips, -1))
             start += count * clips
         return self._attention_out(torch.cat(mixed)).float()
@@ -113,6 +118,12 @@ class _Layer:
     def _forward(self, hidden: Tensor) -> Tensor:
         inner = self._inner(hidden.to(self._dtype))
         return self._outer(inner if self._activation is None else self._activation(inner)).float()
+
+
+def _written_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of one clip, (heads,T,head width) each, with scores in fp32: rounded ones would move units."""
+    scores = (query.float() * query.shape[-1] ** -0.5) @ key.float().transpose(1, 2)
+    return scores.softmax(-1).to(value.dtype) @ value
 
 
 def _linear(module: Any) -> PackedLinear:
