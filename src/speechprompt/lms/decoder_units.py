@@ -11,7 +11,8 @@ from torch import Tensor
 
 from speechprompt.errors import UnitsError
 from speechprompt.lms.batch import UnitBatch
-from speechprompt.lms.prefix import PrefixBatch, attention_mask
+from speechprompt.lms.frozen import run_frozen, runs_frozen
+from speechprompt.lms.prefix import PrefixBatch, attention_mask, stack_prefixes
 from speechprompt.lms.transformer import Attention, Layer
 
 
@@ -151,12 +152,30 @@ class DecoderUnitLM:
 
         Only these rows leave the last layer. UnitsError when an utterance is longer than `max_units`.
         """
-        x = self.embed(batch, separators, None if prefixes is None else prefixes.row_shifts())
-        width = x.shape[1]
         answers = 0 if batch.answers is None else batch.answers.shape[1]
         rows = batch.lengths[:, None] + 1 + torch.arange(-before, 1 + answers, device=self.device)
+        if runs_frozen(self.model.decoder):
+            return self._forward_frozen(batch, prefixes or self._no_prefix(batch), separators, rows)
+        x = self.embed(batch, separators, None if prefixes is None else prefixes.row_shifts())
+        width = x.shape[1]
         mask = attention_mask(torch.arange(width, device=self.device), width, prefixes)
         return self.model.decoder(x, prefixes, mask, rows, attention_mask(rows, width, prefixes))
+
+    def _no_prefix(self, batch: UnitBatch) -> PrefixBatch:
+        """The empty prefix of a bare LM."""
+        empty = torch.empty(self.layers, 2, self.heads, 0, self.head_dim, dtype=self.dtype)
+        return stack_prefixes([empty], torch.zeros_like(batch.lengths))
+
+    def _forward_frozen(
+        self, batch: UnitBatch, prefixes: PrefixBatch, separators: Tensor, rows: Tensor
+    ) -> Tensor:
+        """`forward` without gradients for what is frozen (frozen.py)."""
+        with torch.no_grad():
+            x = self.embed(batch, separators, prefixes.row_shifts())
+        answers = 0 if batch.answers is None else batch.answers.shape[1]
+        at = batch.lengths + 1
+        trained = separators.to(x.dtype) * self.model.embed_scale
+        return run_frozen(self.model.decoder, x, at + 1 + answers, prefixes, rows, trained, at)
 
     def states(
         self, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor | None

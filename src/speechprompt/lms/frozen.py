@@ -1,0 +1,307 @@
+"""Forward and backward pass of a frozen decoder by hand: what small LMs spend beside their matrix products.
+
+Weights that are frozen need no gradients, so a layer keeps only what the gradient of its input takes, in buffers that
+are used again; utterances lie side by side without padding between groups of like length. The plain form, which this
+equals up to rounding, is `Decoder.forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechprompt.lms.packing import Group, Packing, Workspace
+from speechprompt.lms.prefix import PrefixBatch
+from speechprompt.lms.transformer import Attention, Decoder, Layer
+
+KEPT_BYTES = 300_000_000
+"""Buffers of a larger pass are given back: an LM that fills them does not feel what fresh memory costs."""
+
+_idle: list[Workspace] = []  # list.pop and append are atomic, so threads may share it
+
+
+def runs_frozen(decoder: Decoder) -> bool:
+    """Whether this form can take the place of `decoder.forward`: two or more plain frozen layers on a CPU."""
+    if len(decoder.layers) < 2 or decoder.layer_norm.weight.device.type != "cpu":
+        return False
+    for module in decoder.modules():
+        if isinstance(module, nn.Linear | nn.LayerNorm) and type(module) not in (nn.Linear, nn.LayerNorm):
+            return False
+    return not any(parameter.requires_grad for parameter in decoder.parameters())
+
+
+def run_frozen(
+    decoder: Decoder,
+    x: Tensor,
+    lengths: Tensor,
+    prefixes: PrefixBatch,
+    rows: Tensor,
+    trained: Tensor,
+    trained_rows: Tensor,
+) -> Tensor:
+    """Final hidden states (B,Q,D) at `rows` (B,Q) of x (B,W,D), of which utterance i takes `lengths[i]` rows.
+
+    `trained` (B,D) is what x holds already at `trained_rows` (B,): gradients reach it and the prefixes, but not x.
+    """
+    layers = [cast(Layer, layer) for layer in decoder.layers]
+    packing = Packing.of(lengths, prefixes, layers[0].self_attn.heads, x.dtype)
+    work = _Work(layers[:-1], packing, prefixes, packing.starts + trained_rows)
+    run: Callable[..., Tensor] = _Layers.apply
+    states = run(packing.pack(x.detach()), trained, prefixes.stacked, work)
+    hidden: Tensor = decoder.layer_norm(last_layer(layers[-1], states, packing, prefixes, rows))
+    return hidden
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one pass needs besides tensors: layers, packing, and the packed rows (B,) whose gradient is wanted."""
+
+    layers: list[Layer]
+    packing: Packing
+    prefixes: PrefixBatch
+    trained_places: Tensor
+
+
+class _Layers(torch.autograd.Function):
+    """All layers but the last, over packed rows (T,D)."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, trained: Tensor, stacked: Tensor, work: _Work) -> Tensor:
+        """Output of the layers (T,D)."""
+        space = _borrow()
+        keeps = any(ctx.needs_input_grad)
+        x, kept = packed, []
+        for i, layer in enumerate(work.layers):
+            last = i == len(work.layers) - 1
+            x, saved = _layer_forward(layer, x, i, work, space, i if keeps else 0, last)
+            kept.append(saved)
+        if keeps:
+            ctx.kept, ctx.space, ctx.work, ctx.shape = kept, space, work, stacked.shape
+        else:
+            _give_back(space)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of `trained` (B,D) and of the prefixes."""
+        work, space, dx = ctx.work, ctx.space, gradients[0].contiguous()
+        if space is None:
+            raise RuntimeError("a frozen decoder goes backward once a forward pass")
+        ctx.space = None
+        by_prefix = dx.new_zeros(ctx.shape, dtype=torch.float32)
+        for i in range(len(work.layers) - 1, -1, -1):
+            dx = _layer_backward(work.layers[i], ctx.kept[i], dx, by_prefix[i], work, space, first=i == 0)
+        _give_back(space)
+        return None, dx, by_prefix.to(work.prefixes.stacked.dtype), None
+
+
+def _borrow() -> Workspace:
+    try:
+        return _idle.pop()
+    except IndexError:
+        return Workspace()
+
+
+def _give_back(space: Workspace) -> None:
+    if space.size_bytes <= KEPT_BYTES:
+        _idle.append(space)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What a layer's backward pass reads: its input, the middle of its residual stream, norms, attention, ReLU."""
+
+    x: Tensor
+    norm: tuple[Tensor, Tensor]
+    middle: Tensor
+    middle_norm: tuple[Tensor, Tensor]
+    hidden: Tensor
+    attention: list[tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+def _layer_forward(
+    layer: Layer, x: Tensor, index: int, work: _Work, space: Workspace, slot: int, fresh: bool
+) -> tuple[Tensor, _Kept]:
+    """One layer over packed x (T,D); its output in new memory where `fresh`."""
+    normed, *norm = _normed(layer.self_attn_layer_norm, x)
+    mixed, attention = _attend(layer.self_attn, normed, index, work, space, slot)
+    middle = torch.add(x, layer.self_attn.out_proj.bias, out=space.take("middle", slot, x.shape, x.dtype))
+    middle.addmm_(mixed, layer.self_attn.out_proj.weight.t())
+    normed, *middle_norm = _normed(layer.final_layer_norm, middle)
+    hidden = _linear(layer.fc1, normed, space, "hidden", slot).relu_()
+    # two inputs of a layer are alive at once, also where nothing is kept
+    out = torch.empty_like(x) if fresh else space.take("x", index if slot else index % 2, x.shape, x.dtype)
+    out = torch.add(middle, layer.fc2.bias, out=out).addmm_(hidden, layer.fc2.weight.t())
+    return out, _Kept(x, (norm[0], norm[1]), middle, (middle_norm[0], middle_norm[1]), hidden, attention)
+
+
+def _layer_backward(
+    layer: Layer, kept: _Kept, dx: Tensor, by_prefix: Tensor, work: _Work, space: Workspace, first: bool
+) -> Tensor:
+    """Gradient of a layer's input (T,D), of the trained rows (B,D) only in the `first`; prefixes' are added."""
+    attention = layer.self_attn
+    hidden = torch.mm(dx, layer.fc2.weight, out=space.take("dhidden", 0, kept.hidden.shape, dx.dtype))
+    torch.ops.aten.threshold_backward.grad_input(hidden, kept.hidden, 0, grad_input=hidden)
+    normed = torch.mm(hidden, layer.fc1.weight, out=space.take("dnormed", 0, dx.shape, dx.dtype))
+    middle = _norm_backward(layer.final_layer_norm, normed, kept.middle, kept.middle_norm).add_(dx)
+    mixed = torch.mm(middle, attention.out_proj.weight, out=space.take("dmixed", 0, dx.shape, dx.dtype))
+    dq, dk, dv = _attend_backward(attention.heads, kept.attention, mixed, by_prefix, work, space)
+    x, (mean, rstd) = kept.x, kept.norm
+    if first:
+        places = work.trained_places
+        dq, dk, dv, middle, x, mean, rstd = (t[places] for t in (dq, dk, dv, middle, x, mean, rstd))
+    normed = torch.mm(dq, attention.q_proj.weight, out=space.take("dnormed", 0, dq.shape, dq.dtype))
+    normed.addmm_(dk, attention.k_proj.weight).addmm_(dv, attention.v_proj.weight)
+    return _norm_backward(layer.self_attn_layer_norm, normed, x, (mean, rstd)).add_(middle)
+
+
+def _attend(
+    attention: Attention, normed: Tensor, index: int, work: _Work, space: Workspace, slot: int
+) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
+    """What attention mixes of packed rows (T,D), and queries, keys, values and weights of each group."""
+    heads, length = attention.heads, work.prefixes.length
+    q, k, v = (
+        _linear(linear, normed, space, name, 0)
+        for name, linear in (("q", attention.q_proj), ("k", attention.k_proj), ("v", attention.v_proj))
+    )
+    mixed = space.take("mixed", 0, normed.shape, normed.dtype)
+    kept = []
+    for g, group in enumerate(work.packing.groups):
+        b, n, m, d = group.count, group.width, group.keys, normed.shape[1] // heads
+
+        def take(name: str, rows: int, width: int, g: int = g, b: int = b) -> Tensor:
+            return space.take(f"{name}{g}", slot, (b, heads, rows, width), normed.dtype)
+
+        queries, keys, values, weights = take("q", n, d), take("k", m, d), take("v", m, d), take("w", n, m)
+        queries.copy_(group.of(q, heads))
+        for kind, (whole, own) in enumerate(((keys, k), (values, v))):
+            whole[:, :, :length] = _of_rows(work.prefixes, index, kind, group)
+            whole[:, :, length : length + n] = group.of(own, heads)
+            whole[:, :, length + n :] = 0
+        weights.copy_(group.mask)
+        queries, keys, values, weights = (t.flatten(0, 1) for t in (queries, keys, values, weights))
+        weights.baddbmm_(queries, keys.transpose(1, 2), alpha=d**-0.5)
+        torch.softmax(weights, -1, out=weights)
+        out = torch.bmm(weights, values, out=space.take("out", 0, queries.shape, q.dtype))
+        group.of(mixed, heads).copy_(out.view(b, heads, n, d))
+        kept.append((queries, keys, values, weights))
+    return mixed, kept
+
+
+def _attend_backward(
+    heads: int,
+    kept: list[tuple[Tensor, Tensor, Tensor, Tensor]],
+    gradient: Tensor,
+    by_prefix: Tensor,
+    work: _Work,
+    space: Workspace,
+) -> list[Tensor]:
+    """Gradients of q, k and v (T,D); those of prefix keys and values are added to `by_prefix` (2,K,H,P,head_dim)."""
+    length = work.prefixes.length
+    found = [space.take(name, 0, gradient.shape, gradient.dtype) for name in ("dq", "dk", "dv")]
+    for group, (queries, keys, values, weights) in zip(work.packing.groups, kept, strict=True):
+        b, n, d = group.count, group.width, queries.shape[2]
+
+        def take(name: str, like: Tensor) -> Tensor:
+            return space.take(name, 0, like.shape, gradient.dtype)
+
+        out = take("dout", queries)
+        out.view(b, heads, n, d).copy_(group.of(gradient, heads))
+        scores = torch.bmm(out, values.transpose(1, 2), out=take("dscores", weights))
+        torch.ops.aten._softmax_backward_data.out(scores, weights, -1, scores.dtype, grad_input=scores)
+        dq = torch.bmm(scores, keys, out=take("dqueries", queries))
+        group.of(found[0], heads).copy_(dq.view(b, heads, n, d)).mul_(d**-0.5)
+        for kind, (left, right, scale) in enumerate(((scores, queries, d**-0.5), (weights, out, 1.0))):
+            own = torch.bmm(left.transpose(1, 2), right, out=take("down", keys)).view(b, heads, -1, d)
+            _add_rows(by_prefix[kind], own[:, :, :length], scale, work.prefixes, group)
+            place = group.of(found[1 + kind], heads).copy_(own[:, :, length : length + n])
+            if scale != 1:
+                place.mul_(scale)
+    return found
+
+
+def _of_rows(prefixes: PrefixBatch, layer: int, kind: int, group: Group) -> Tensor:
+    """Prefix keys (kind 0) or values (1) of a layer for the utterances of a group, (1 or b, H, P, head_dim)."""
+    stacked = prefixes.stacked[layer, kind]
+    return stacked if len(stacked) == 1 else stacked[prefixes.rows[group.rows]]
+
+
+def _add_rows(total: Tensor, gradient: Tensor, scale: float, prefixes: PrefixBatch, group: Group) -> None:
+    """Add an utterance's gradient (b,H,P,head_dim) to that of its prompt, in `total` (K,H,P,head_dim) of fp32."""
+    if len(total) == 1:
+        total[0].add_(gradient.sum(0, dtype=torch.float32), alpha=scale)
+    else:
+        total.index_add_(0, prefixes.rows[group.rows], gradient.float(), alpha=scale)
+
+
+def _linear(linear: nn.Linear, x: Tensor, space: Workspace, name: str, slot: int) -> Tensor:
+    """A linear layer of (T,D) into a buffer."""
+    out = space.take(name, slot, (len(x), linear.out_features), x.dtype)
+    return torch.addmm(linear.bias, x, linear.weight.t(), out=out)
+
+
+def _normed(norm: nn.LayerNorm, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normed rows, their means and inverse deviations."""
+    return torch.native_layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _norm_backward(norm: nn.LayerNorm, gradient: Tensor, x: Tensor, stats: tuple[Tensor, Tensor]) -> Tensor:
+    """Gradient of a norm's input."""
+    shape, wanted = norm.normalized_shape, [True, False, False]
+    found = torch.ops.aten.native_layer_norm_backward(
+        gradient, x, shape, stats[0], stats[1], norm.weight, norm.bias, wanted
+    )
+    return cast(Tensor, found[0])
+
+
+def last_layer(layer: Layer, states: Tensor, packing: Packing, prefixes: PrefixBatch, rows: Tensor) -> Tensor:
+    """The last layer at `rows` (B,Q) of packed states (T,D): (B,Q,D).
+
+    A query's projection is sent through the key projection's transpose and compared with the normed rows themselves,
+    and what it mixes of them goes through the value projection: both cost Q rows an utterance instead of all.
+    """
+    attention, (count, wanted) = layer.self_attn, rows.shape
+    heads, width = attention.heads, states.shape[1]
+    places = (packing.starts[:, None] + rows).flatten()
+    normed = layer.self_attn_layer_norm(states)
+    q = (
+        attention.q_proj(normed[places]).view(count, wanted, heads, -1).transpose(1, 2)
+        * (width // heads) ** -0.5
+    )
+    by_key = attention.k_proj.weight.view(heads, -1, width)
+    through = torch.einsum("bhqd,hdw->bhqw", q, by_key).flatten(1, 2)
+    offset = torch.einsum("bhqd,hd->bhq", q, attention.k_proj.bias.view(heads, -1)).flatten(1, 2)
+    keys, values = prefixes.of_layer(-1)
+    in_front = (q @ keys.transpose(2, 3)).flatten(1, 2)
+    visible = prefixes.visible()
+    if visible is not None:
+        in_front = in_front.masked_fill(~visible[:, None], float("-inf"))
+    parts: list[tuple[Tensor, Tensor]] = []
+    for group in packing.groups:
+        own = normed[group.first : group.first + group.count * group.width].view(
+            group.count, group.width, width
+        )
+        late = torch.arange(group.width) > rows[group.rows].repeat(1, heads)[..., None]
+        scores = (through[group.rows] @ own.transpose(1, 2) + offset[group.rows][..., None]).masked_fill(
+            late, float("-inf")
+        )
+        weights = torch.cat([in_front[group.rows], scores], 2).softmax(-1)
+        front, behind = weights.split([prefixes.length, group.width], 2)
+        parts.append((front, torch.cat([behind @ own, behind.sum(2, keepdim=True)], 2)))
+    back = torch.cat([group.rows for group in packing.groups]).argsort()
+    front, mixed = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+    mixed = mixed.view(count, heads, wanted, -1)
+    by_value = torch.cat(
+        [attention.v_proj.weight.view(heads, -1, width), attention.v_proj.bias.view(heads, -1, 1)], 2
+    )
+    out = torch.einsum("bhqw,hdw->bqhd", mixed, by_value).flatten(2)
+    out = out + (front.view(count, heads, wanted, -1) @ values).transpose(1, 2).flatten(2)
+    x = states[places].view(count, wanted, width) + attention.out_proj(out)
+    hidden = functional.relu(layer.fc1(layer.final_layer_norm(x)))
+    result: Tensor = x + layer.fc2(hidden)
+    return result
