@@ -32,7 +32,7 @@ SMALL_SIZE = DecoderSizes(4, 192, 3, 640, 696)
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long utterances are: units, mean and deviation; and how many labels they have."""
+    """How long utterances of a corpus are: units, mean and deviation; and how many labels they have."""
 
     name: str
     mean: float
@@ -40,9 +40,9 @@ class Lengths:
     labels: int
 
 
-SPEECH_COMMANDS = Lengths("Speech Commands lengths", 19.0, 4.0, 12)
-FLUENT = Lengths("Fluent Speech Commands lengths", 74.0, 20.0, 31)
-TINY = Lengths("one-second clips of tiny", 40.0, 10.0, 8)
+SPEECH_COMMANDS = Lengths("Speech Commands", 19.0, 4.0, 12)
+FLUENT = Lengths("Fluent Speech Commands", 74.0, 20.0, 31)
+TINY = Lengths("one-second clips", 40.0, 10.0, 8)
 
 
 @dataclass(frozen=True, slots=True)

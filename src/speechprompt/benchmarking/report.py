@@ -11,7 +11,7 @@ from speechprompt.evaluation.plots import bound_plot, growth_plot
 from speechprompt.evaluation.svg import standalone
 from speechprompt.experiments.tables import json_text, markdown_table, write_whole
 
-ROW_HEADINGS = ("stage", "case", "ours a second", NAIVE, PEFT, BOUND, "of the bound", "ours against others")
+ROW_HEADINGS = ("stage", "case", "ours a second", NAIVE, PEFT, BOUND, "share", "ours against others")
 AIM_HEADINGS = ("stage", "case or figure", "aim", "reached", "")
 FIGURE_HEADINGS = ("stage", "figure", "value")
 CURVE_HEADINGS = ("stage", "cost", "against", "from", "to", "grew, times", "in theory, times")
@@ -19,18 +19,23 @@ Cells = list[tuple[str, ...]]
 
 
 def tables(report: Report) -> list[tuple[Sequence[str], Cells]]:
-    """Headings and lines of every table that has any."""
+    """Headings and lines of every table that has any, without columns that are empty; small sizes have no aims."""
     found: tuple[tuple[Sequence[str], Cells], ...] = (
         (ROW_HEADINGS, row_cells(report)),
         (FIGURE_HEADINGS, [(one.stage, one.name, _value(one)) for one in report.figures]),
         (CURVE_HEADINGS, curve_cells(report)),
-        (AIM_HEADINGS, aim_cells(report)),
+        (AIM_HEADINGS, [] if report.machine["quick"] else aim_cells(report)),
     )
-    return [(headings, cells) for headings, cells in found if cells]
+    return [_without_empty_columns(headings, cells) for headings, cells in found if cells]
+
+
+def _without_empty_columns(headings: Sequence[str], cells: Cells) -> tuple[Sequence[str], Cells]:
+    kept = [column for column in range(len(headings)) if any(row[column] for row in cells)]
+    return [headings[column] for column in kept], [tuple(row[column] for column in kept) for row in cells]
 
 
 def row_cells(report: Report) -> Cells:
-    """A line a throughput; others' rates with how many times as fast ours is."""
+    """A line a throughput; others' rates with how many times as fast ours is; `share` is ours of the bound."""
     absent = "" if report.machine["peft"] else "not installed"
     return [
         (
