@@ -1,15 +1,16 @@
 """Where prosody helps: units only, with durations, with durations and F0, at one size and one budget.
 
     python benchmarks/prosody_ablation.py --data CORPORA --units UNITS --tokenizer tiny --material SOURCE... \
-        [--rows ravdess,fsdd-digit] [--seeds 3] [--steps 240] [--json FILE]
+        [--rows ravdess,fsdd-digit] [--seeds 3] [--steps 200] [--json FILE]
 
 CORPORA holds the unpacked corpora of the shared data (`unpack.py NAME --out CORPORA`), UNITS its unit corpora (ESD
 and LJSpeech, which have durations but no audio). LMs of one size are pretrained on the same content units with the same
 seed; they differ in the streams that they read and predict. On each of them a prompt is trained for every fold, all
 seeds in one batch. Each fold is tested once, so all clips are; intervals are over seeds and, where known, speakers. F0
-is measured from the utterance's mean (pGSLM's way) or from nothing (absolute). Beside them stands an n-gram SVM on
-the same units. Units lie in the usual store, LMs and cells in `--cache` under the hash of what made them, so a stopped
-study goes on. `--valid-only` trains the same and shows no test clip: options are chosen with it, on one row.
+is measured from the utterance's mean (pGSLM's way) or from nothing (absolute); `start` hides the last unit's prosody
+from the separator (docs/decisions/0007). Beside them stands an n-gram SVM on the same units. Units lie in the usual
+store, LMs and cells in `--cache` under the hash of what made them, so a stopped study goes on. `--valid-only` trains
+the same and shows no test clip: options are chosen with it, on one row.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from prosody_rows import ROWS, VARIANTS, Row, Variant, heard, name_of
 
 from speechprompt.encoding import encode_corpus
 from speechprompt.evaluation.baselines import NgramBaseline
-from speechprompt.lms.pgslm_units import PgslmUnitLM, SeparatorProsody
+from speechprompt.lms.pgslm_units import PgslmUnitLM
 from speechprompt.metrics import Interval, accuracy_interval, paired_difference_interval
 from speechprompt.pretraining.material import gather, trains
 from speechprompt.pretraining.prosodic_lm import PgslmKind, pretrain_prosodic_lm
@@ -49,53 +51,6 @@ HUBERT, NGRAM, WHOLE = "hubert-base-l6-km100", "n-gram SVM", "whole intent"
 FIELDS = ("split", "official_split")
 Answers = Mapping[str, Mapping[str, Sequence[bool]]]
 """Slot -> utterance id -> whether each seed was right."""
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """What an LM reads beside units, what F0 is measured from, and what stands under the separator."""
-
-    durations: bool = False
-    f0: str | None = None
-    separator: SeparatorProsody = "last"
-
-
-VARIANTS = {
-    "units": Variant(),
-    "durations": Variant(True),
-    "durations, F0": Variant(True, "utterance"),
-    "durations, absolute F0": Variant(True, "absolute"),
-    "durations, absolute F0; separator: start": Variant(True, "absolute", "start"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table: where its clips are, the slots asked at once, and what stays whole between folds.
-
-    `separator` adds the variant that asks about the separator, `whole` a line for all slots right at once.
-    """
-
-    source: str
-    slots: tuple[str, ...]
-    group: Callable[[Utterance], str | None] = lambda u: u.speaker
-    labels: Callable[[Utterance], dict[str, str]] = lambda u: dict(u.labels)
-    folds: int = 4
-    published_split: bool = False
-    separator: bool = False
-    whole: bool = False
-
-
-ROWS = {
-    "ravdess": Row("ravdess4", ("emotion", "gender"), separator=True),
-    "esd": Row("esd_en_hubert100.jsonl.gz", ("emotion",), folds=5),
-    "barista": Row("barista_intent", ("coffeeDrink", "size", "roast", "numberOfShots"), folds=5, whole=True),
-    "fsdd-speaker": Row(
-        "fsdd", ("speaker",), lambda u: f"take {u.extra['take']}", lambda u: {"speaker": str(u.speaker)}
-    ),
-    "fsdd-digit": Row("fsdd", ("digit",), folds=6),
-    "arabic": Row("arabic_speech_commands", ("command",), published_split=True),
-}
 
 
 class Study:
@@ -166,28 +121,8 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def name_of(variant: Variant) -> str:
-    """What the table calls a variant."""
-    return next(name for name, known in VARIANTS.items() if known == variant)
-
-
 def _no_lm() -> PgslmUnitLM:
     raise AssertionError("encoding asks for no LM")
-
-
-def heard(units: Units, variant: Variant) -> Units:
-    """Units as a variant hears them: absolute F0, or F0 from the utterance's mean, or none.
-
-    The mean is over voiced units by their durations. pGSLM's is over voiced values 5 ms apart: another constant.
-    """
-    if variant.f0 is None or units.f0 is None:
-        return replace(units, f0=None)
-    voiced = units.f0 != 0
-    if variant.f0 == "absolute" or not voiced.any():
-        return units
-    assert units.durations is not None
-    mean = np.average(units.f0[voiced], weights=units.durations[voiced])
-    return replace(units, f0=np.where(voiced, units.f0 - mean, 0).astype(np.float32))
 
 
 def _hash(*parts: str) -> str:
@@ -208,7 +143,7 @@ def training_options(study: Study, train_count: int) -> list[TrainingOptions]:
     options = study.options
     steps = min(options.steps, options.epochs * -(-train_count // 32))
     changes = {
-        "steps": steps, "evaluations": 6, "patience": 3, "prompt_length": options.prompt_length,
+        "steps": steps, "evaluations": 5, "patience": 3, "prompt_length": options.prompt_length,
         "label_smoothing": 0.1, "prompt_dropout": 0.1, "unit_masking": 0.1, "streams": options.streams,
     }  # fmt: skip
     return [TrainingOptions.of_recipe("default", {**changes, "seed": s}) for s in range(options.seeds)]
@@ -286,6 +221,7 @@ def report(study: Study, name: str) -> list[dict[str, object]]:
         label: variant
         for label, variant in VARIANTS.items()
         if (ours or variant.f0 is None) and (row.separator or variant.separator == "last")
+        if label == "units" or label in study.options.variants.split(",")
     }
     right: dict[str, dict[str, dict[str, Sequence[bool]]]] = {}
     for label, variant in variants.items():
@@ -363,12 +299,15 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of unpacked corpora")
     parser.add_argument("--units", help="folder of unit corpora; needed for the row esd")
     parser.add_argument("--rows", default=",".join(ROWS), help="any of " + ", ".join(ROWS))
+    parser.add_argument(
+        "--variants", default=",".join(VARIANTS), help="beside units, any of " + ", ".join(VARIANTS)
+    )
     parser.add_argument("--tokenizer", default="tiny", help="name or folder; its content units are read")
     parser.add_argument("--material", nargs="+", required=True, help="audio to pretrain on, training rows")
     parser.add_argument("--unit-material", default="ljspeech_hubert100.jsonl.gz")
     parser.add_argument("--cache", default=".prosody-ablation")
     for option, default in (
-        ("seeds", 3), ("steps", 240), ("epochs", 40), ("prompt-length", 10), ("layers", 2), ("width", 128),
+        ("seeds", 3), ("steps", 200), ("epochs", 30), ("prompt-length", 10), ("layers", 2), ("width", 128),
         ("pretraining-steps", 400), ("threads", 1),
     ):  # fmt: skip
         parser.add_argument(f"--{option}", type=int, default=default)
