@@ -17,6 +17,8 @@ from speechprompt.pretraining.masked_prediction import (
     MaskedPredictionOptions,
     MaskedPredictor,
     Targets,
+    _Crops,
+    _loss,
     _spans,
     pretrain_encoder,
     worn,
@@ -208,19 +210,36 @@ def test_speech_becomes_a_tokenizer_once(utterances: list[Utterance], tmp_path: 
         pretrain_mel_tokenizer("toy", utterances, tmp_path / "run", replace(options, kept_layers=3))
 
 
-def test_a_second_pass_with_phonemes_and_sound_codes(utterances: list[Utterance], tmp_path: Path) -> None:
+def test_later_passes_with_phonemes_and_sound_codes(utterances: list[Utterance], tmp_path: Path) -> None:
     told = [
         replace(u, extra={"phonemes": [["a", 0.0], ["b", 0.1]]}) if i % 2 else u
         for i, u in enumerate(utterances)
     ]
     options = MelTokenizerOptions(
-        TOY, clusters=6, second_steps=2, second_clusters=5, phonemes=True, phoneme_count=1,
-        kept_layers=2, unit_count=7, timbre=4, prosody=3,
+        TOY, clusters=6, later_passes=2, later_steps=2, later_clusters=5, phonemes=True, phoneme_count=1,
+        kept_layers=1, unit_count=7, timbre=4, prosody=3,
     )  # fmt: skip
     made = pretrain_mel_tokenizer("toy", told, tmp_path / "run", options)
     assert made.unit_count == 14
-    stored = np.load(tmp_path / "run" / "second.npz")
-    assert stored["clusters"].max() < 5
-    assert stored["phonemes"].min() >= -1
+    for number in (2, 3):
+        stored = np.load(tmp_path / "run" / f"pass{number}.npz")
+        assert stored["clusters"].max() < 5
+        assert stored["phonemes"].min() >= -1
+        assert stored["trust"].max() <= 0.7
     again = pretrain_mel_tokenizer("toy", told, tmp_path / "run", options)
     assert again.fingerprint == made.fingerprint
+
+
+def test_a_phoneme_that_nobody_trusts_teaches_nothing() -> None:
+    torch.manual_seed(0)
+    model = MaskedPredictor(SIZES, 4, 3)
+    frames, real = torch.randn(2, 9, 40), torch.ones(2, 9, dtype=torch.bool)
+    clusters, phonemes = torch.randint(4, (2, 9)), torch.randint(3, (2, 9))
+    still = replace(TOY, warp=0.0, wear=0.0)
+    costs = []
+    for doubted in (phonemes, (phonemes + 1) % 3):
+        named = torch.stack([phonemes[0], doubted[1]])
+        trust = torch.tensor([[1.0], [0.0]]).expand(2, 9)
+        torch.manual_seed(1)
+        costs.append(_loss(model, _Crops(frames, real, clusters, named, trust), still))
+    assert costs[0].item() == costs[1].item()

@@ -65,12 +65,16 @@ class MaskedPredictionOptions:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What each clip's frames are to be called: `clusters` and, -1 where unknown, `phonemes`, a row (T,) a clip."""
+    """What each clip's frames are to be called: `clusters` and, -1 where unknown, `phonemes`, a row (T,) a clip.
+
+    `trust` says what each frame's phoneme counts in the mean cost, by default 1.
+    """
 
     clusters: Sequence[NDArray[np.integer]]
     cluster_count: int
     phonemes: Sequence[NDArray[np.integer]] | None = None
     phoneme_count: int = 0
+    trust: Sequence[NDArray[np.floating]] | None = None
 
 
 class MaskedPredictor(nn.Module):
@@ -116,7 +120,7 @@ def pretrain_encoder(
     number. Side effects: `folder` gets options.json, log.jsonl and state.pt.
     """
     lengths = np.diff(speech.offsets).tolist()
-    rows = [targets.clusters, *([targets.phonemes] if targets.phonemes is not None else [])]
+    rows = [part for part in (targets.clusters, targets.phonemes, targets.trust) if part is not None]
     if len(speech) < 2 or any([len(ids) for ids in part] != lengths for part in rows):
         raise TrainingError("masked prediction needs two clips or more, and one cluster id a frame")
     described = {**asdict(options), "clusters": targets.cluster_count, "clips": len(speech)}
@@ -171,12 +175,13 @@ def _new_predictor(
 
 @dataclass(frozen=True, slots=True)
 class _Crops:
-    """A batch: frames (B,T,2*mels), which of them are real, their clusters and phonemes, (B,T) each."""
+    """A batch: frames (B,T,2*mels), which of them are real, their clusters, phonemes and trust, (B,T) each."""
 
     frames: Tensor
     real: Tensor
     clusters: Tensor
     phonemes: Tensor
+    trust: Tensor
 
 
 def _loss(model: MaskedPredictor, crops: _Crops, options: MaskedPredictionOptions) -> Tensor:
@@ -193,9 +198,13 @@ def _loss(model: MaskedPredictor, crops: _Crops, options: MaskedPredictionOption
     if phonemes is None or not known.any():
         return loss
     named = functional.cross_entropy(
-        phonemes[known].float(), crops.phonemes[known], label_smoothing=_PHONEME_SMOOTHING
+        phonemes[known].float(),
+        crops.phonemes[known],
+        reduction="none",
+        label_smoothing=_PHONEME_SMOOTHING,
     )
-    return loss + options.phoneme_weight * named
+    trust = crops.trust[known]
+    return loss + options.phoneme_weight * (named * trust).sum() / trust.sum().clamp_min(1.0)
 
 
 def worn(frames: Tensor, real: Tensor, warp: float, wear: float, narrow: float = 0.0) -> Tensor:
@@ -241,15 +250,18 @@ def _crops(
     counts = [min(len(targets.clusters[row]), crop_frames) for row in rows]
     frames = np.zeros((len(rows), max(counts), speech.values.shape[1]), np.float32)
     clusters, phonemes = np.zeros(frames.shape[:2], np.int64), np.full(frames.shape[:2], -1, np.int64)
+    trust = np.ones(frames.shape[:2], np.float32)
     for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
         start = int(rng.integers(len(targets.clusters[row]) - count + 1))
         frames[i, :count] = speech.clip(row)[start : start + count]
         clusters[i, :count] = targets.clusters[row][start : start + count]
         if targets.phonemes is not None:
             phonemes[i, :count] = targets.phonemes[row][start : start + count]
+        if targets.trust is not None:
+            trust[i, :count] = targets.trust[row][start : start + count]
     real = frame_mask(torch.tensor(counts), frames.shape[1])
-    parts = torch.from_numpy(frames), real, torch.from_numpy(clusters), torch.from_numpy(phonemes)
-    return _Crops(*(part.to(device) for part in parts))
+    named = (torch.from_numpy(part) for part in (clusters, phonemes, trust))
+    return _Crops(*(part.to(device) for part in (torch.from_numpy(frames), real, *named)))
 
 
 def _spans(real: Tensor, options: MaskedPredictionOptions) -> Tensor:

@@ -1,7 +1,8 @@
 """From speech without labels to a tokenizer: frames, MFCC clusters, masked prediction, k-means on a layer.
 
-A second pass may predict clusters of what the first one learned (HuBERT's second iteration). Synthetic clips that
-tell their phonemes guide both; the second pass also learns the phonemes that the first is sure to hear elsewhere.
+Later passes may predict clusters of what the one before learned (HuBERT's second iteration). Synthetic clips that
+tell their phonemes guide all; later passes also learn the phonemes that the one before heard elsewhere, each frame
+counted by how sure it was.
 Every stage leaves its result in the run's folder and is not done twice.
 """
 
@@ -34,20 +35,26 @@ from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
 
 _BATCH_FRAMES = 6400
 _CLUSTER_CLIPS, _UNIT_CLIPS = 4000, 2500  # how many clips, drawn at random, k-means hears
-_SURE = 0.7  # how probable a phoneme must be for the second pass to learn it
+_HEARD = 0.25  # how probable a phoneme must be for the next pass to learn it
+_TRUST = (
+    0.84  # what it then counts, times its probability and at most _MOST, beside 1 for one that a clip tells
+)
+_MOST = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class MelTokenizerOptions:
-    """`clusters` of MFCC to predict; `second_steps` of a further pass over `second_clusters` of the first one's states;
-    `phonemes`: learn those that clips tell, symbols that occur `phoneme_count` times or more; `kept_layers` of the
-    encoder that stay; `unit_count` centres on the last; `timbre` and `prosody` codes beside them."""
+    """`clusters` of MFCC to predict; `later_passes` of `later_steps` each over `later_clusters` of the states of the
+    pass before, at the layer that ends what is kept; `phonemes`: learn those that clips tell, symbols that occur
+    `phoneme_count` times or more; `kept_layers` of the encoder that stay; `unit_count` centres on the last;
+    `timbre` and `prosody` codes beside them."""
 
     prediction: MaskedPredictionOptions = field(default_factory=MaskedPredictionOptions)
     clusters: int = 100
-    second_steps: int = 0
-    second_learning_rate: float = 1e-3
-    second_clusters: int = 500
+    later_passes: int = 0
+    later_steps: int = 1000
+    later_learning_rate: float = 1e-3
+    later_clusters: int = 500
     phonemes: bool = False
     phoneme_count: int = 250
     kept_layers: int = 3
@@ -70,7 +77,7 @@ def pretrain_mel_tokenizer(
 
     Errors: UsageError when more layers are kept than trained, or when there is one code book of sound without the
     other; TrainingError as the stages raise it. Side
-    effects: `folder` gets frames/, clusters.npz, encoder/, second.npz, second/ and centres.npy.
+    effects: `folder` gets frames/, clusters.npz, encoder/, pass2.npz, pass2/ and so on, and centres.npy.
     """
     if not 1 <= options.kept_layers <= options.prediction.encoder.layers:
         raise UsageError(
@@ -85,14 +92,13 @@ def pretrain_mel_tokenizer(
     model = pretrain_encoder(
         speech, targets, folder / "encoder", options.prediction, device=device, progress=progress
     ).cpu()
-    if options.second_steps:
-        targets = _second_targets(model, speech, targets, folder / "second.npz", options)
-        again = replace(
-            options.prediction, steps=options.second_steps, learning_rate=options.second_learning_rate
-        )
-        start = model.encoder
+    again = replace(options.prediction, steps=options.later_steps, learning_rate=options.later_learning_rate)
+    told = targets
+    for number in range(2, options.later_passes + 2):
+        targets = _later_targets(model, speech, told, folder / f"pass{number}.npz", options)
+        start, place = model.encoder, folder / f"pass{number}"
         model = pretrain_encoder(
-            speech, targets, folder / "second", again, start=start, device=device, progress=progress
+            speech, targets, place, again, start=start, device=device, progress=progress
         ).cpu()
     encoder = truncated(model.encoder, options.kept_layers)
     centres = _unit_centres(encoder, speech, folder / "centres.npy", options)
@@ -147,39 +153,52 @@ def _first_targets(
     return Targets(clusters, options.clusters, phonemes, len(ids) + 1)
 
 
-@torch.no_grad()
-def _second_targets(
-    model: MaskedPredictor, speech: SpeechFrames, first: Targets, path: Path, options: MelTokenizerOptions
+def _later_targets(
+    model: MaskedPredictor, speech: SpeechFrames, told: Targets, path: Path, options: MelTokenizerOptions
 ) -> Targets:
-    """Clusters of the first pass's last layer; phonemes that it hears clearly in clips that do not tell theirs."""
+    """Clusters of the pass before, and the phonemes that it heard in clips that do not tell theirs (`told`)."""
     if not path.exists():
-        drawn = _drawn(len(speech), _UNIT_CLIPS, options.seed + 2)
-        states = hidden_frames(model.encoder, speech, drawn)
-        centres = fit_centres(states, options.second_clusters, 150_000, options.seed)
-        clusters = np.zeros(len(speech.values), np.int16)
-        phonemes = np.full(len(speech.values), UNKNOWN, np.int16)
-        for rows, frames, real in _padded(speech, range(len(speech))):
-            states_of_batch = model.encoder(frames, real)
-            named = model.phoneme_head(states_of_batch).softmax(-1).max(-1) if model.phoneme_head else None
-            features = unit_features(states_of_batch).numpy()
-            for i, (clip, count) in enumerate(rows):
-                here = slice(speech.offsets[clip], speech.offsets[clip] + count)
-                clusters[here] = nearest_centres(features[i, :count], centres)
-                if named is not None:
-                    sure = (named.values[i, :count] >= _SURE).numpy()
-                    phonemes[here] = np.where(sure, named.indices[i, :count].numpy(), UNKNOWN)
+        clusters, phonemes, trust = _heard(model, speech, options)
         temporary = path.with_suffix(".part.npz")
-        np.savez(temporary, clusters=clusters, phonemes=phonemes)
+        np.savez(temporary, clusters=clusters, phonemes=phonemes, trust=trust)
         temporary.replace(path)
     with np.load(path) as stored:
-        clusters_of = np.split(stored["clusters"], speech.offsets[1:-1])
-        heard_as = np.split(stored["phonemes"], speech.offsets[1:-1])
-    if first.phonemes is None:
-        return Targets(clusters_of, options.second_clusters)
+        clusters_of, heard_as, trusted = (
+            np.split(stored[name], speech.offsets[1:-1]) for name in ("clusters", "phonemes", "trust")
+        )
+    if told.phonemes is None:
+        return Targets(clusters_of, options.later_clusters)
     # a clip that tells its phonemes is believed, also where it says that it does not know
-    pairs = zip(first.phonemes, heard_as, strict=True)
-    phonemes_of = [told if (told != UNKNOWN).any() else guessed for told, guessed in pairs]
-    return Targets(clusters_of, options.second_clusters, phonemes_of, first.phoneme_count)
+    tells = [bool((row != UNKNOWN).any()) for row in told.phonemes]
+    pairs = zip(told.phonemes, heard_as, tells, strict=True)
+    phonemes_of = [row if tell else guessed for row, guessed, tell in pairs]
+    trust_of = [np.ones_like(row) if tell else row for row, tell in zip(trusted, tells, strict=True)]
+    return Targets(clusters_of, options.later_clusters, phonemes_of, told.phoneme_count, trust_of)
+
+
+@torch.no_grad()
+def _heard(
+    model: MaskedPredictor, speech: SpeechFrames, options: MelTokenizerOptions
+) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.float16]]:
+    """Of every frame: its cluster at the last kept layer, the likeliest phoneme or UNKNOWN, and what that counts."""
+    drawn = _drawn(len(speech), _UNIT_CLIPS, options.seed + 2)
+    kept = truncated(model.encoder, options.kept_layers)
+    centres = fit_centres(hidden_frames(kept, speech, drawn), options.later_clusters, 150_000, options.seed)
+    clusters = np.zeros(len(speech.values), np.int16)
+    phonemes = np.full(len(speech.values), UNKNOWN, np.int16)
+    trust = np.ones(len(speech.values), np.float16)
+    for rows, frames, real in _padded(speech, range(len(speech))):
+        layers = model.encoder.states(model.encoder.project(model.encoder.normalise(frames)), real)
+        features = unit_features(layers[options.kept_layers - 1]).numpy()
+        named = model.phoneme_head(layers[-1]).softmax(-1).max(-1) if model.phoneme_head else None
+        for i, (clip, count) in enumerate(rows):
+            here = slice(speech.offsets[clip], speech.offsets[clip] + count)
+            clusters[here] = nearest_centres(features[i, :count], centres)
+            if named is not None:
+                sure, best = named.values[i, :count].numpy(), named.indices[i, :count].numpy()
+                phonemes[here] = np.where(sure >= _HEARD, best, UNKNOWN)
+                trust[here] = np.minimum(_MOST, _TRUST * sure)
+    return clusters, phonemes, trust
 
 
 def _mfcc_clusters(
