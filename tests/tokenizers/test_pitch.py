@@ -205,7 +205,8 @@ def test_the_best_path_is_the_cheapest(seed: int) -> None:
     local = torch.rand(3, frames, candidates, generator=generator)
     transition = torch.rand(3, frames, candidates, candidates, generator=generator)
     lengths = torch.randint(1, frames + 1, (3,), generator=generator)
-    path = best_path(local, transition, torch.arange(frames) < lengths[:, None])
+    valid = torch.arange(frames) < lengths[:, None]
+    path = best_path(local.permute(2, 0, 1), transition.permute(2, 3, 0, 1), valid)
     for row, length in enumerate(lengths.tolist()):
         cost, came_from = local[row, 0], []
         for t in range(1, length):

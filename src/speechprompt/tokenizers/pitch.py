@@ -7,6 +7,7 @@ device. Weights and thresholds are the paper's, with those that pGSLM's authors 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import soxr
@@ -15,18 +16,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from speechprompt.tokenizers.pitch_candidates import (
-    CORRELATION_FRAME,
-    ENERGY_FRAME,
-    HIGHEST,
-    LOWEST,
-    RATE,
-    SPECTRUM_FRAME,
+    SPECTRAL_BLOCK,
+    Peaks,
     correlation_candidates,
+    low_frequency_energy,
+    spectral_candidates,
+)
+from speechprompt.tokenizers.pitch_grid import (
+    LOWEST,
+    USUAL_HIGHEST,
+    UTMOST_HIGHEST,
+    PitchGrid,
     frames_of,
     in_blocks,
     low_band,
-    low_frequency_energy,
-    spectral_candidates,
 )
 from speechprompt.tokenizers.pitch_paths import (
     best_path,
@@ -42,7 +45,9 @@ from speechprompt.tokenizers.protocol import Waveform
 PEAK = 0.95
 MARGIN_SECONDS = 0.010
 SAMPLE_RATE = 16000
-BATCH_SECONDS = 16
+BATCH_SECONDS = 64
+WASTE_MIN=8
+PADDED=1.5
 
 VOICED_ENERGY, SILENT_ENERGY = 0.75, 0.1
 MERIT_BOOST = 0.20
@@ -53,7 +58,7 @@ DEFAULT_PITCH = 150.0
 
 LOST_SHARE, CLEAR_MERIT = 0.1, 0.8
 OCTAVE_FRAMES = 12
-OCTAVE_HEIGHT, OCTAVE_SHARE, OCTAVE_HIGHEST = 0.87, 0.8, 1.05 * HIGHEST
+OCTAVE_HEIGHT, OCTAVE_SHARE, OCTAVE_OVER = 0.87, 0.8, 1.05
 
 
 class BatchPitchTracker:
@@ -66,13 +71,15 @@ class BatchPitchTracker:
     name = "f0"
     fingerprint = "batch-pitch-2"
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(
+        self, device: torch.device | str = "cpu", maximum_hz: float = USUAL_HIGHEST
+    ) -> None:
+        self.device, self.grid = torch.device(device), PitchGrid(maximum_hz)
 
     @torch.no_grad()
     def track(self, waveforms: Sequence[Waveform], sample_rate: int) -> list[Pitch]:
         """F0 tracks in Hz of waveforms (S,), `F0_RATE` values per second, 0 where unvoiced."""
-        if sample_rate % RATE:
+        if sample_rate % self.grid.rate:
             waveforms = [soxr.resample(waveform, sample_rate, SAMPLE_RATE) for waveform in waveforms]
             sample_rate = SAMPLE_RATE
         counts = [-(-len(waveform) * F0_RATE // sample_rate) for waveform in waveforms]
@@ -93,40 +100,42 @@ class BatchPitchTracker:
         frames = torch.arange(max(counts), device=self.device)
         valid = frames < torch.tensor(list(counts), device=self.device)[:, None]
         signal = torch.from_numpy(padded).to(self.device)
-        return pitch_of(signal, lengths, valid, sample_rate)
+        return pitch_of(self.grid, signal, lengths, valid, sample_rate)
 
 
 def _batches(counts: Sequence[int]) -> list[list[int]]:
     """Row numbers in batches of like length and bounded size; clips without a frame are left out."""
     batches: list[list[int]] = []
     for row in sorted((i for i, count in enumerate(counts) if count), key=lambda i: counts[i]):
-        if not batches or (len(batches[-1]) + 1) * counts[row] > BATCH_SECONDS * F0_RATE:
+        filled_up = batches and (len(batches[-1]) + 1) * counts[row] > BATCH_SECONDS * F0_RATE
+        much_longer = batches and len(batches[-1])*counts[row] > WASTE_MIN*F0_RATE and counts[row] > PADDED * counts[batches[-1][0]]
+        if not batches or filled_up or much_longer:
             batches.append([])
         batches[-1].append(row)
     return batches
 
 
-def pitch_of(signal: Tensor, lengths: Tensor, valid: Tensor, sample_rate: int) -> Tensor:
+def pitch_of(grid: PitchGrid, signal: Tensor, lengths: Tensor, valid: Tensor, sample_rate: int) -> Tensor:
     """F0 (B,T) in Hz of normalised clips (B,S) of so many samples (B,), `valid` (B,T) saying which frames exist."""
-    both = low_band(torch.cat([signal, signal.square()]), lengths.repeat(2), sample_rate)
+    both = low_band(grid, torch.cat([signal, signal.square()]), lengths.repeat(2), sample_rate)
     plain, squared = both.chunk(2)
     energy = signal.new_zeros(valid.shape)
-    (energy[valid],) = in_blocks(low_frequency_energy, frames_of(plain, ENERGY_FRAME, valid.shape[1])[valid])
+    (energy[valid],) = in_blocks(partial(low_frequency_energy, grid), frames_of(grid, plain, grid.energy_frame, valid.shape[1])[valid])
     energy = energy / masked_mean(energy, valid)[:, None].clamp(min=1e-12)
     heard = (energy > SILENT_ENERGY) & valid
     if not bool(heard.any()):
         return torch.zeros_like(energy)
     loud = (energy > VOICED_ENERGY) & valid
-    spectral, deviation = _spectral_track(squared, loud, valid)
-    bands = [frames_of(band, CORRELATION_FRAME, valid.shape[1]) for band in (plain, squared)]
-    pitch, merit, halved = _near_spectral(bands, spectral, deviation, heard)
-    traced, traced_deviation = _without_spectrum(bands[0], pitch[..., 0] > 0, loud)
-    twice = _half_as_long(halved, pitch, loud)
+    spectral, deviation = _spectral_track(grid, squared, loud, valid)
+    bands = [frames_of(grid, band, grid.correlation_frame, valid.shape[1]) for band in (plain, squared)]
+    pitch, merit, halved = _near_spectral(grid, bands, spectral, deviation, heard)
+    traced, traced_deviation = _without_spectrum(grid, bands[0], pitch[..., 0] > 0, loud)
+    twice = _half_as_long(grid, halved, pitch, loud)
     again = heard & (twice | (traced > 0))
     if bool(again.any()):
         spectral = torch.where(twice, 2 * spectral, torch.where(traced > 0, traced, spectral))
         deviation = torch.where(traced_deviation > 0, traced_deviation, deviation)
-        better = _near_spectral(bands, spectral, deviation, again)
+        better = _near_spectral(grid, bands, spectral, deviation, again)
         pitch, merit = (
             torch.where(again[..., None], *pair) for pair in zip(better, (pitch, merit), strict=False)
         )
@@ -135,13 +144,13 @@ def pitch_of(signal: Tensor, lengths: Tensor, valid: Tensor, sample_rate: int) -
     return _chosen(pitch, merit, energy, valid)
 
 
-def _spectral_track(squared: Tensor, loud: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def _spectral_track(grid: PitchGrid, squared: Tensor, loud: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """A smooth first estimate in Hz (B,T) from harmonics of the squared signal, and its deviation (B,)."""
     pitch = squared.new_zeros(*valid.shape, 4)
     merit = torch.ones_like(pitch)
     if bool(loud.any()):
-        frames = frames_of(squared, SPECTRUM_FRAME, valid.shape[1])[loud]
-        pitch[loud], merit[loud] = in_blocks(spectral_candidates, frames)
+        frames = frames_of(grid, squared, grid.spectrum_frame, valid.shape[1])[loud]
+        pitch[loud], merit[loud] = in_blocks(partial(spectral_candidates, grid), frames, size=SPECTRAL_BLOCK)
     known = pitch[..., 0] > 0
     candidates, counts = compressed(pitch, known)
     merits, _ = compressed(merit, known)
@@ -158,7 +167,7 @@ def _spectral_track(squared: Tensor, loud: Tensor, valid: Tensor) -> tuple[Tenso
     return _averaged(filled(pitch, pitch > 0), valid.sum(1)), deviation
 
 
-def _without_spectrum(band: Tensor, found: Tensor, loud: Tensor) -> tuple[Tensor, Tensor]:
+def _without_spectrum(grid: PitchGrid, band: Tensor, found: Tensor, loud: Tensor) -> tuple[Tensor, Tensor]:
     """A track (B,T) and deviation (B,) for clips that hardly repeat where their spectrum says; 0 for all others.
 
     YAAPT leaves such clips unvoiced, pulses whose harmonics are all as high. Here the correlation alone is asked, and
@@ -170,9 +179,9 @@ def _without_spectrum(band: Tensor, found: Tensor, loud: Tensor) -> tuple[Tensor
     if not bool(lost.any()):
         return track, track[:, 0]
     frames = band[lost]
-    everywhere = [torch.full_like(frames[:, 0], edge) for edge in (LOWEST, HIGHEST)]
-    pitch, merit, halved = in_blocks(correlation_candidates, frames, *everywhere)
-    octave = 1 + ((halved > OCTAVE_HEIGHT) & (2 * pitch[:, 0] < OCTAVE_HIGHEST)).to(pitch)
+    everywhere = [torch.full_like(frames[:, 0], edge) for edge in (LOWEST, grid.highest)]
+    pitch, merit, halved = in_blocks(partial(correlation_candidates, grid), frames, *everywhere)
+    octave = 1 + ((halved > OCTAVE_HEIGHT) & (2 * pitch[:, 0] < OCTAVE_OVER * grid.highest)).to(pitch)
     track[lost] = torch.where(merit[:, 0] > CLEAR_MERIT, octave * pitch[:, 0], 0)
     known = track > 0
     believed = 2 * known.sum(1) > lost.sum(1)
@@ -191,11 +200,12 @@ def _spectral_path(candidates: Tensor, merits: Tensor, there: Tensor) -> Tensor:
     chosen = cost.argmin(-1, keepdim=True)
     steady = median(candidates.gather(-1, chosen)[..., 0] * there, 5)
     candidates = candidates.scatter(-1, chosen, steady[..., None])
-    jumps = (candidates[:, 1:, None, :] - candidates[:, :-1, :, None]).abs() / LOWEST
-    jumps = functional.pad(0.05 * jumps + jumps.square(), (0, 0, 0, 0, 1, 0))
+    places = candidates.permute(2, 0, 1).contiguous()
+    jumps = (places[None, :, :, 1:] - places[:, None, :, :-1]).abs_().mul_(1 / LOWEST)
+    jumps = functional.pad(jumps.square().add_(jumps, alpha=0.05), (1, 0))
     weight = SPECTRAL_WEIGHT * deviation / mean.clamp(min=1)
-    path = best_path(1 - merits, weight[:, None, None, None] * jumps, there)
-    return median(candidates.gather(-1, path[..., None])[..., 0] * there, 5)
+    path = best_path(1 - merits.permute(2, 0, 1), jumps.mul_(weight[:, None]), there)
+    return median(places.gather(0, path[None])[0] * there, 5)
 
 
 def _averaged(track: Tensor, counts: Tensor) -> Tensor:
@@ -210,7 +220,7 @@ def _averaged(track: Tensor, counts: Tensor) -> Tensor:
 
 
 def _near_spectral(
-    bands: Sequence[Tensor], spectral: Tensor, deviation: Tensor, heard: Tensor
+    grid: PitchGrid, bands: Sequence[Tensor], spectral: Tensor, deviation: Tensor, heard: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Correlation peaks (B,T,6) around the spectral track, three of each band, their merits weighed by how close
     they are; and how high the plain band's correlation is at half its best lag (B,T).
@@ -220,24 +230,25 @@ def _near_spectral(
     """
     reach = 2 * deviation[:, None]
     lowest = (spectral - reach).clamp(min=LOWEST)[heard]
-    highest = (spectral + reach).clamp(max=HIGHEST)[heard]
+    highest = (spectral + reach).clamp(max=grid.highest)[heard]
     highest = torch.maximum(highest, lowest)
     pitch = spectral.new_zeros(*heard.shape, 6)
     merit, halved = torch.zeros_like(pitch), torch.zeros_like(spectral)
-    found = [in_blocks(correlation_candidates, band[heard], lowest, highest) for band in bands]
-    pitch[heard] = torch.cat([found[0][0], found[1][0]], 1)
-    merit[heard] = torch.cat([found[0][1], found[1][1]], 1)
-    halved[heard] = found[0][2]
+    frames = torch.cat([band[heard] for band in bands])
+    found = Peaks(*in_blocks(partial(correlation_candidates, grid), frames, lowest.repeat(2), highest.repeat(2)))
+    pitch[heard] = torch.cat(found.pitch.chunk(2), 1)
+    merit[heard] = torch.cat(found.merit.chunk(2), 1)
+    halved[heard] = found.halved.chunk(2)[0]
     away = (pitch - spectral[..., None]).abs() / (5 * deviation[:, None, None])
     return pitch, (1 + MERIT_BOOST) * merit * (1 - away).clamp(min=0), halved
 
 
-def _half_as_long(halved: Tensor, pitch: Tensor, loud: Tensor) -> Tensor:
+def _half_as_long(grid: PitchGrid, halved: Tensor, pitch: Tensor, loud: Tensor) -> Tensor:
     """Frames (B,T) whose surroundings repeat as well at half the lag found: the spectral track is an octave low.
 
     YAAPT halves smooth spectra (a sawtooth) so. Real speech hardly ever agrees over `OCTAVE_FRAMES`.
     """
-    repeats = loud & (halved > OCTAVE_HEIGHT) & (2 * pitch[..., 0] < OCTAVE_HIGHEST)
+    repeats = loud & (halved > OCTAVE_HEIGHT) & (2 * pitch[..., 0] < OCTAVE_OVER * grid.highest)
     width = (1, 2 * OCTAVE_FRAMES + 1)
     counts = [
         functional.pad(flags.long(), (OCTAVE_FRAMES + 1, OCTAVE_FRAMES)).cumsum(1)
@@ -274,12 +285,16 @@ def _chosen(pitch: Tensor, merit: Tensor, energy: Tensor, valid: Tensor) -> Tens
     """The cheapest path through the candidates (B,T,6): F0 (B,T), 0 where unvoiced or nothing was found."""
     best = pitch[..., 4] * valid
     mean = masked_mean(best, best > 0)
-    earlier, later = pitch[:, :-1, :, None], pitch[:, 1:, None, :]
-    change = (energy[:, 1:] - energy[:, :-1]).abs().clamp(max=1)[..., None, None]
-    voiced = VOICED_WEIGHT * (later - earlier).abs() / mean.clamp(min=1)[:, None, None, None]
-    both, neither = (earlier > 0) & (later > 0), (earlier <= 0) & (later <= 0)
-    steps = torch.where(both, voiced, torch.where(neither, UNVOICED_WEIGHT, CHANGE_WEIGHT * (1 - change)))
-    transition = functional.pad(steps / LOCAL_WEIGHT, (0, 0, 0, 0, 1, 0))
+    pitch, merit = pitch.permute(2, 0, 1).contiguous(), merit.permute(2, 0, 1).contiguous()
+    voiced = (pitch > 0).float()
+    earlier, later = pitch[:, None, :, :-1], pitch[None, :, :, 1:]
+    before, after = voiced[:, None, :, :-1], voiced[None, :, :, 1:]
+    change = (energy[:, 1:] - energy[:, :-1]).abs().clamp(max=1)
+    both = before * after
+    steps = (later - earlier).abs_().mul_(both).mul_((VOICED_WEIGHT / mean.clamp(min=1))[:, None])
+    steps.add_((after - before).abs_().mul_(CHANGE_WEIGHT * (1 - change)))
+    steps.add_((1 - before) * (1 - after), alpha=UNVOICED_WEIGHT)
+    transition = functional.pad(steps.mul_(1 / LOCAL_WEIGHT), (1, 0))
     path = best_path(1 - merit, transition, valid)
-    found = pitch.gather(-1, path[..., None])[..., 0]
+    found = pitch.gather(0, path[None])[0]
     return torch.where(valid & (mean > 0)[:, None], found, 0)
