@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 DEFAULT = "tiny"
 DESCRIPTION = "spoken_lm.json"
 BUNDLED = Path(__file__).parent / "bundled"
-TRACKERS = ("f0", "yaapt", "f0-absolute", "yaapt-absolute")
+TRACKERS = tuple(
+    f"{tracker}{mean}" for mean in ("", "-absolute") for tracker in ("f0", "f0-600", "f0-800", "yaapt")
+)
 """What follows `+` in the name of a tokenizer whose units carry F0: our own tracker, or pGSLM's authors'.
 
-F0 is measured from an utterance's mean, or with `-absolute` from nothing."""
+Ours looks for F0 up to 400 Hz, as theirs does, or up to the number in its name. F0 is measured from an utterance's
+mean, or with `-absolute` from nothing.
+"""
 HUBERT_UNITS = {f"hubert-base-l6-km{count}": count for count in (50, 100, 200)}
 """Published tokenizers: HuBERT-base, layer 6, k-means of so many centres."""
 
@@ -264,7 +268,7 @@ def content_of(tokenizer: UnitTokenizer) -> UnitTokenizer:
 def _prosody(folder: Path, about: Mapping[str, Any], device: str) -> UnitTokenizer:
     """A folder of kind `prosody`: `units` names a published tokenizer or a folder inside, `tracker` who follows F0.
 
-    `mean`: "utterance", "absolute", or a table of speakers' mean log-F0.
+    `tracker` is one of `TRACKERS`; `mean`: "utterance", "absolute", or a table of speakers' mean log-F0.
     """
     units, tracker, mean = about.get("units"), about.get("tracker", "f0"), about.get("mean", "utterance")
     table = isinstance(mean, dict) and all(isinstance(value, int | float) for value in mean.values())
@@ -282,17 +286,19 @@ def with_f0(tokenizer: UnitTokenizer, tracker: str, device: str, mean: Any = "ut
     """A tokenizer whose units carry F0 of one of `TRACKERS`, measured from `mean`. UnknownName for a tracker."""
     from speechprompt.tokenizers.prosody import ABSOLUTE, ProsodyTokenizer
 
+    if tracker not in TRACKERS:
+        raise UnknownName("pitch tracker", tracker, TRACKERS)
     if tracker.endswith(ABSOLUTE):
         tracker, mean = tracker.removesuffix(ABSOLUTE), "absolute"
     if tracker == "yaapt":
         from speechprompt.tokenizers.yaapt import YaaptTracker
 
         return ProsodyTokenizer(tokenizer, YaaptTracker(), mean)
-    if tracker == "f0":
-        from speechprompt.tokenizers.pitch import BatchPitchTracker
+    from speechprompt.tokenizers.pitch import BatchPitchTracker
 
-        return ProsodyTokenizer(tokenizer, BatchPitchTracker(device), mean)
-    raise UnknownName("pitch tracker", tracker, TRACKERS)
+    highest = tracker.partition("-")[2]
+    ours = BatchPitchTracker(device, int(highest)) if highest else BatchPitchTracker(device)
+    return ProsodyTokenizer(tokenizer, ours, mean)
 
 
 def _published_lm(model: Published) -> UnitLM:

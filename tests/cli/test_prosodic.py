@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from cli.material import QUICK, Run
+from hard_audio import SHORTER_THAN_A_FRAME, hard_clips
 from lms.toy_pgslm import toy_pgslm, write_checkpoint
 from speechprompt import Corpus, Predictor, SpokenLM
 from speechprompt import spoken_lm as spoken_lm_module
@@ -86,6 +87,52 @@ def test_every_command_runs_on_a_prosodic_lm(run: Run, prosodic: Path, voices: P
         ran = run(*command, "--quiet")
         assert ran.code == 0, (command, ran.err)
     assert report.stat().st_size > 10_000
+
+
+def test_any_audio_has_an_answer_or_one_error(run: Run, prosodic: Path, voices: Path, tmp_path: Path) -> None:
+    """Whispers, creak, children, clipping, silence: from a file to scores that add up to 1, through every stream."""
+    out, clips = tmp_path / "pitch", hard_clips(8000)
+    tracked_to(prosodic, "f0-600" if prosodic.name == "discrete" else "f0")
+    assert (
+        run("train", voices, "--lm", prosodic, "--out", out, "--streams", "all", "--quiet", *QUICK).code == 0
+    )
+    files = {name: tmp_path / f"{name.replace(' ', '_')}.wav" for name in clips}
+    for name, clip in clips.items():
+        soundfile.write(files[name], clip, 8000, subtype="FLOAT")
+    short = [files.pop(name) for name in SHORTER_THAN_A_FRAME]
+    predictor = Predictor(SpokenLM.load(prosodic), [out])
+    for name, file in files.items():
+        scores = predictor.predict(file)[0].slots["label"].scores
+        assert all(np.isfinite(list(scores.values()))), name
+        assert sum(scores.values()) == pytest.approx(1.0, abs=1e-4), name
+    for file in short:
+        assert "error: " in run("predict", file, "--prompt", out, "--lm", prosodic, "--quiet").error
+
+
+def tracked_to(folder: Path, tracker: str) -> None:
+    """Name the tracker of a prosodic LM's tokenizer."""
+    path = folder / "tokenizer" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tracker": tracker}))
+
+
+def test_the_range_of_f0_is_recorded_and_another_refused(
+    run: Run, prosodic: Path, voices: Path, tmp_path: Path
+) -> None:
+    out, fingerprints = tmp_path / "pitch", []
+    for tracker in ("f0", "f0-600"):
+        tracked_to(prosodic, tracker)
+        tokenizer = SpokenLM.load(prosodic).tokenizer
+        assert tokenizer.name == f"toy+{tracker}"
+        assert run("train", voices, "--lm", prosodic, "--out", out, "--force", "--quiet", *QUICK).code == 0
+        fingerprints.append(json.loads((out / "prompt_config.json").read_text())["tokenizer_fingerprint"])
+        assert fingerprints[-1] == tokenizer.fingerprint
+    tracked_to(prosodic, "f0")
+    clip = sorted((voices / "high").iterdir())[0]
+    assert fingerprints[1] in run("predict", clip, "--prompt", out, "--lm", prosodic, "--quiet").error
+    for wrong in ("f0-900", "f0-", "f0-wide", "f0-99999"):
+        tracked_to(prosodic, wrong)
+        refused = run("encode", voices, "--lm", prosodic, "--out", tmp_path / "x", "--quiet").error
+        assert "pitch tracker" in refused
 
 
 def test_a_pgslm_checkpoint_is_converted(run: Run, tmp_path: Path) -> None:

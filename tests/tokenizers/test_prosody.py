@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hard_audio import SHORTER_THAN_A_FRAME, hard_clips
 from speechprompt.errors import AudioError, UnitsError
 from speechprompt.speech.units import Units
 from speechprompt.testing import ToyTokenizer
@@ -186,38 +187,25 @@ def test_yaapt_on_nothing_is_unvoiced(samples: int) -> None:
     assert not tracks[0].any()
 
 
-def hard_clips() -> dict[str, Waveform]:
-    """Half a second at 8 kHz without pitch, with odd pitch, or with hardly anything."""
-    random = np.random.default_rng(0)
-    noise = random.standard_normal(4000).astype(np.float32)
-    times = np.arange(4000) / 8000
-    creak = np.zeros(4000)
-    creak[np.cumsum(8000 / random.uniform(30, 60, 20)).astype(int)[:12]] = 1.0
-    return {
-        "silent": np.zeros(4000, np.float32),
-        "unvoiced": np.diff(noise, append=0).astype(np.float32),
-        "whispered": np.convolve(noise, np.exp(-np.arange(80) / 20) * np.cos(np.arange(80) * 0.5), "same"),
-        "creaky": np.convolve(creak, np.exp(-np.arange(100) / 30), "same"),
-        "child": sum(np.cos(2 * np.pi * 500 * k * times) / k for k in range(1, 6)),
-        "telephone": sum(np.cos(2 * np.pi * 120 * k * times) for k in range(3, 28)),
-        "one frame": noise[:160],
-        "constant": np.full(4000, 0.4, np.float32),
-        "faint": 1e-6 * noise,
-        "clipped": np.sign(noise),
-    }
-
-
+@pytest.mark.parametrize("maximum", [400, 600])
 @pytest.mark.parametrize("mean", ["utterance", "table"])
-def test_any_audio_gets_finite_f0_alone_and_in_a_batch(mean: str) -> None:
+def test_any_audio_gets_finite_f0_alone_and_in_a_batch(mean: str, maximum: int) -> None:
     table = {"ana": 5.0} if mean == "table" else "utterance"
-    tokenizer = ProsodyTokenizer(ToyTokenizer(), BatchPitchTracker(), table)
-    clips = [clip.astype(np.float32) for clip in hard_clips().values()]
-    together = tokenizer.encode_batch(clips, ["ana"] * len(clips))
-    for name, clip, units in zip(hard_clips(), clips, together, strict=True):
+    tokenizer = ProsodyTokenizer(ToyTokenizer(), BatchPitchTracker(maximum_hz=maximum), table)
+    clips = {name: clip for name, clip in hard_clips(8000).items() if name not in SHORTER_THAN_A_FRAME}
+    together = tokenizer.encode_batch(list(clips.values()), ["ana"] * len(clips))
+    for (name, clip), units in zip(clips.items(), together, strict=True):
         alone = tokenizer.encode(clip, "ana")
         assert units == alone, name
         assert units.f0.tolist() == alone.f0.tolist(), name
         assert np.isfinite(units.f0).all(), name
         assert (np.abs(units.f0) < 3).all(), name
-        if name in ("silent", "constant", "one frame"):
+        if name in ("silent", "constant"):
             assert not units.f0.any(), name
+
+
+def test_audio_shorter_than_a_frame_is_one_error() -> None:
+    tokenizer = ProsodyTokenizer(ToyTokenizer(), BatchPitchTracker())
+    for name in SHORTER_THAN_A_FRAME:
+        with pytest.raises(AudioError, match="shorter than one frame"):
+            tokenizer.encode(hard_clips(8000)[name])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from speechprompt.errors import UsageError
 from speechprompt.tokenizers.pitch_candidates import (
     SPECTRAL_BLOCK,
     Peaks,
@@ -24,6 +25,7 @@ from speechprompt.tokenizers.pitch_candidates import (
 )
 from speechprompt.tokenizers.pitch_grid import (
     LOWEST,
+    SMALLEST_HIGHEST,
     USUAL_HIGHEST,
     UTMOST_HIGHEST,
     PitchGrid,
@@ -46,8 +48,6 @@ PEAK = 0.95
 MARGIN_SECONDS = 0.010
 SAMPLE_RATE = 16000
 BATCH_SECONDS = 64
-WASTE_MIN=8
-PADDED=1.5
 
 VOICED_ENERGY, SILENT_ENERGY = 0.75, 0.1
 MERIT_BOOST = 0.20
@@ -64,26 +64,29 @@ OCTAVE_HEIGHT, OCTAVE_SHARE, OCTAVE_OVER = 0.87, 0.8, 1.05
 class BatchPitchTracker:
     """F0 of many clips at once; a clip's track does not depend on its neighbours.
 
-    Frames, margins and peak normalisation are those of `YaaptTracker`. Sample rates that are no multiple of 4 kHz
-    are resampled to 16 kHz first.
+    Frames, margins and peak normalisation are those of `YaaptTracker`. `maximum_hz` is the highest F0 looked for, 200
+    to 800: YAAPT's 400 for adults, whose octaves get lost in a wider range; 600 or 800 for children and screams, at
+    twice the rate and up to twice the time. UsageError for any other. Sample rates that are no multiple of the
+    grid's are resampled to 16 kHz first.
     """
 
-    name = "f0"
-    fingerprint = "batch-pitch-2"
-
-    def __init__(
-        self, device: torch.device | str = "cpu", maximum_hz: float = USUAL_HIGHEST
-    ) -> None:
+    def __init__(self, device: torch.device | str = "cpu", maximum_hz: int = USUAL_HIGHEST) -> None:
+        if not SMALLEST_HIGHEST <= maximum_hz <= UTMOST_HIGHEST:
+            raise UsageError(
+                f"the highest F0 to look for is {SMALLEST_HIGHEST} to {UTMOST_HIGHEST} Hz, not {maximum_hz}"
+            )
         self.device, self.grid = torch.device(device), PitchGrid(maximum_hz)
+        self.name = "f0" if maximum_hz == USUAL_HIGHEST else f"f0-{maximum_hz}"
+        self.fingerprint = f"batch-pitch-3-{LOWEST:g}-{maximum_hz}"
 
     @torch.no_grad()
     def track(self, waveforms: Sequence[Waveform], sample_rate: int) -> list[Pitch]:
         """F0 tracks in Hz of waveforms (S,), `F0_RATE` values per second, 0 where unvoiced."""
+        counts = [-(-len(waveform) * F0_RATE // sample_rate) for waveform in waveforms]
+        tracks: list[Pitch] = [np.zeros(count, dtype=np.float32) for count in counts]
         if sample_rate % self.grid.rate:
             waveforms = [soxr.resample(waveform, sample_rate, SAMPLE_RATE) for waveform in waveforms]
             sample_rate = SAMPLE_RATE
-        counts = [-(-len(waveform) * F0_RATE // sample_rate) for waveform in waveforms]
-        tracks: list[Pitch] = [np.zeros(count, dtype=np.float32) for count in counts]
         for rows in _batches(counts):
             found = self._track([waveforms[i] for i in rows], [counts[i] for i in rows], sample_rate)
             for i, track in zip(rows, found.cpu().numpy(), strict=True):
@@ -95,7 +98,7 @@ class BatchPitchTracker:
         padded = np.zeros((len(waveforms), max(map(len, waveforms)) + 2 * margin), dtype=np.float32)
         for row, waveform in zip(padded, waveforms, strict=True):
             peak = float(np.abs(waveform).max(initial=0.0))
-            row[margin : margin + len(waveform)] = waveform * (PEAK / peak) if peak > 0 else 0
+            row[margin : margin + len(waveform)] = waveform / peak * PEAK if peak > 0 else 0
         lengths = torch.tensor([len(waveform) + 2 * margin for waveform in waveforms], device=self.device)
         frames = torch.arange(max(counts), device=self.device)
         valid = frames < torch.tensor(list(counts), device=self.device)[:, None]
@@ -107,9 +110,7 @@ def _batches(counts: Sequence[int]) -> list[list[int]]:
     """Row numbers in batches of like length and bounded size; clips without a frame are left out."""
     batches: list[list[int]] = []
     for row in sorted((i for i, count in enumerate(counts) if count), key=lambda i: counts[i]):
-        filled_up = batches and (len(batches[-1]) + 1) * counts[row] > BATCH_SECONDS * F0_RATE
-        much_longer = batches and len(batches[-1])*counts[row] > WASTE_MIN*F0_RATE and counts[row] > PADDED * counts[batches[-1][0]]
-        if not batches or filled_up or much_longer:
+        if not batches or (len(batches[-1]) + 1) * counts[row] > BATCH_SECONDS * F0_RATE:
             batches.append([])
         batches[-1].append(row)
     return batches
@@ -117,10 +118,11 @@ def _batches(counts: Sequence[int]) -> list[list[int]]:
 
 def pitch_of(grid: PitchGrid, signal: Tensor, lengths: Tensor, valid: Tensor, sample_rate: int) -> Tensor:
     """F0 (B,T) in Hz of normalised clips (B,S) of so many samples (B,), `valid` (B,T) saying which frames exist."""
-    both = low_band(grid, torch.cat([signal, signal.square()]), lengths.repeat(2), sample_rate)
-    plain, squared = both.chunk(2)
+    plain, squared = low_band(grid, signal, lengths, sample_rate)
     energy = signal.new_zeros(valid.shape)
-    (energy[valid],) = in_blocks(partial(low_frequency_energy, grid), frames_of(grid, plain, grid.energy_frame, valid.shape[1])[valid])
+    (energy[valid],) = in_blocks(
+        partial(low_frequency_energy, grid), frames_of(grid, plain, grid.energy_frame, valid.shape[1])[valid]
+    )
     energy = energy / masked_mean(energy, valid)[:, None].clamp(min=1e-12)
     heard = (energy > SILENT_ENERGY) & valid
     if not bool(heard.any()):
@@ -235,7 +237,9 @@ def _near_spectral(
     pitch = spectral.new_zeros(*heard.shape, 6)
     merit, halved = torch.zeros_like(pitch), torch.zeros_like(spectral)
     frames = torch.cat([band[heard] for band in bands])
-    found = Peaks(*in_blocks(partial(correlation_candidates, grid), frames, lowest.repeat(2), highest.repeat(2)))
+    found = Peaks(
+        *in_blocks(partial(correlation_candidates, grid), frames, lowest.repeat(2), highest.repeat(2))
+    )
     pitch[heard] = torch.cat(found.pitch.chunk(2), 1)
     merit[heard] = torch.cat(found.merit.chunk(2), 1)
     halved[heard] = found.halved.chunk(2)[0]

@@ -18,11 +18,11 @@ from speechprompt.tokenizers.pitch_paths import sliding_maximum
 ENERGY_SPACING = 280 / 24  # Hz
 
 HARMONICS = 4
-HARMONIC_WINDOW = 10  # bins on either side: 20 Hz
+HARMONIC_WINDOW, HARMONIC_STEP = 10, 2  # bins on either side (20 Hz), and which of them
 PEAK_DISTANCE = 13  # bins: 25 Hz
 SPECTRAL_PEAKS = 4
 LOWEST_BIN = 31
-SPECTRA = 32
+SPECTRA = 64
 """Frames transformed at once, and a whole block: more do not fit the cache, and each then takes twice as long."""
 SPECTRAL_BLOCK = 256
 
@@ -113,17 +113,17 @@ def _harmonic_sum(grid: PitchGrid, magnitudes: Tensor) -> Tensor:
     total = magnitudes.new_zeros(last + 1 - LOWEST_BIN + PEAK_DISTANCE, magnitudes.shape[1])
     found = total[PEAK_DISTANCE:]
     low, high = torch.empty_like(found), torch.empty_like(found)
-    for move in range(-HARMONIC_WINDOW, HARMONIC_WINDOW + 1, STEP):
+    for move in range(-HARMONIC_WINDOW, HARMONIC_WINDOW + 1, HARMONIC_STEP):
         one, two, three, four = (
             magnitudes[r * LOWEST_BIN + move : r * last + move + 1 : r] for r in range(1, HARMONICS + 1)
         )
         torch.mul(one, two, out=low)
         torch.mul(three, four, out=high)
-        weight = (STEP + 1) / 2 if abs(move) == HARMONIC_WINDOW else STEP
+        # so weighed, every other move sums to what all would, to the trapezoid rule's error
+        weight = 0.5 * (HARMONIC_STEP + 1) if abs(move) == HARMONIC_WINDOW else HARMONIC_STEP
         found.addcmul_(low, high, value=weight)
     return total
 
-STEP = 2
 
 def _highest(values: Tensor, count: int, dim: int) -> tuple[Tensor, Tensor]:
     """The highest values along a dimension and where, best first; all are at least 0, and `values` is spent.

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 LOWEST = 60.0
-USUAL_HIGHEST, UTMOST_HIGHEST = 400.0, 800.0
-"""Hz: F0 is looked for from `LOWEST` to YAAPT's maximum, or to any other up to the utmost."""
+SMALLEST_HIGHEST, USUAL_HIGHEST, UTMOST_HIGHEST = 200, 400, 800
+"""Hz: F0 is looked for from `LOWEST` to YAAPT's 400, or to any other limit between these."""
 
 BIN = 4000 / 2048
 """Hz between spectral bins, YAAPT's 8192 points at 16 kHz. Twice as wide they triple the gross errors against it: its
@@ -34,9 +34,9 @@ BLOCK = 512
 
 @dataclass(frozen=True, slots=True)
 class PitchGrid:
-    """Rate and sizes in samples for F0 up to `highest` Hz, `LOWEST` to `UTMOST_HIGHEST`."""
+    """Rate and sizes in samples for F0 up to `highest` Hz, `SMALLEST_HIGHEST` to `UTMOST_HIGHEST`."""
 
-    highest: float = USUAL_HIGHEST
+    highest: int = USUAL_HIGHEST
 
     @property
     def fold(self) -> int:
@@ -108,23 +108,30 @@ def _band_pass(grid: PitchGrid, sample_rate: int) -> Tensor:
     return torch.from_numpy(parted.reshape(grid.hop * step, -1).copy())
 
 
-def low_band(grid: PitchGrid, waveforms: Tensor, lengths: Tensor, sample_rate: int) -> Tensor:
-    """The low band of waveforms (B,S) at the grid's rate: (B, S/step); zero behind each clip's `lengths` (B,).
+def low_band(grid: PitchGrid, waveforms: Tensor, lengths: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """The low bands of waveforms (B,S) and of their squares at the grid's rate: (B, S/step) each.
 
-    Each hop of samples is multiplied once, with all parts of the filter; what hops add to one another overlaps.
+    Zero behind each clip's `lengths` (B,). Each hop of samples is multiplied once, with all parts of the filter; what
+    hops add to one another overlaps.
     """
     step = sample_rate // grid.rate
     matrix, width = _band_pass(grid, sample_rate).to(waveforms), grid.hop * step
     parts = matrix.shape[1] // grid.hop
     padded = functional.pad(waveforms, (TAPS - 1, -(waveforms.shape[1] + TAPS - 1) % width + parts * width))
-    (products,) = in_blocks(lambda block: (block @ matrix,), padded.view(-1, width))
-    products = products.view(len(waveforms), -1, parts, grid.hop)
     hops = -(-waveforms.shape[1] // width)
-    band = products[:, :hops, 0].clone()
-    for part in range(1, parts):
-        band += products[:, part : part + hops, part]
-    places = torch.arange(hops * grid.hop, device=band.device)
-    return band.flatten(1).mul_(places * step < lengths[:, None])
+    kept = torch.arange(hops * grid.hop, device=waveforms.device) * step < lengths[:, None]
+
+    def joined(products: Tensor) -> Tensor:
+        products = products.view(len(waveforms), -1, parts, grid.hop)
+        band = products[:, :hops, 0].contiguous()
+        for part in range(1, parts):
+            band += products[:, part : part + hops, part]
+        return band.flatten(1).mul_(kept)
+
+    plain, squared = in_blocks(
+        lambda block: (block @ matrix, block.square() @ matrix), padded.view(-1, width)
+    )
+    return joined(plain), joined(squared)
 
 
 def frames_of(grid: PitchGrid, band: Tensor, width: int, count: int) -> Tensor:
