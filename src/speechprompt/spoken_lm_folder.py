@@ -84,8 +84,7 @@ def write_prosody_tokenizer(
     """A tokenizer folder that adds F0 to the units of a published tokenizer, or of a folder, which is copied in.
 
     `tracker` is one of `spoken_lm.TRACKERS` (`f0-600`: F0 up to 600 Hz). `mean` is what F0 is measured from: the
-    utterance's own, or a table of speakers' mean log-F0. OutputExists when
-    `folder` is there.
+    utterance's own, or a table of speakers' mean log-F0. OutputExists when `folder` is there.
     """
     if folder.exists():
         raise OutputExists(folder)
