@@ -43,7 +43,7 @@ _SOUND = ("mean", "deviation", "timbre", "prosody")
 CONTENT = "-content"
 """What follows the name of a tokenizer whose codes of timbre and prosody are left out."""
 CHUNK_FRAMES = 1500  # 30 s; longer clips are heard in pieces
-_BATCH_FRAMES = 6000  # padding included
+_BATCH_FRAMES = 2000  # padding included; what of a batch stays in the cache
 
 
 class MelHubertTokenizer:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from speechprompt.tokenizers.mel_encoder import FRAME_SAMPLES, SAMPLE_RATE, WINDOW_SAMPLES
+from speechprompt.tokenizers.mel_encoder import FRAME_SAMPLES, SAMPLE_RATE, WINDOW_SAMPLES, power_spectrum
 
 BLOCK_FRAMES = 5
 CEPSTRA = 13
 FEATURES = CEPSTRA + 3  # cepstra, octaves over 100 Hz, voicing, level
 _PITCH_WINDOW = 1024  # samples: two periods of 40 Hz and more
 _SHORTEST, _LONGEST = 32, 270  # samples: 500 Hz and 59 Hz
+_TRANSFORM = 1296  # samples: at least window and longest lag together, so that lags do not wrap; 2^4 * 3^4
 _OCTAVE_COST = 0.02
 _TIMBRE = slice(1, CEPSTRA)
 _LOUDNESS, _OCTAVES, _VOICING, _LEVEL = 0, CEPSTRA, CEPSTRA + 1, CEPSTRA + 2
@@ -93,8 +94,7 @@ def pitch_and_voicing(waveforms: Tensor, frames: int) -> tuple[Tensor, Tensor]:
 
 
 def _autocorrelation(x: Tensor) -> Tensor:
-    spectrum = torch.fft.rfft(x, 2 * _PITCH_WINDOW).abs().square()
-    return torch.fft.irfft(spectrum)[..., : _LONGEST + 2]
+    return torch.fft.irfft(power_spectrum(x, _TRANSFORM))[..., : _LONGEST + 2]
 
 
 def block_means(frames: Tensor) -> Tensor:
