@@ -212,3 +212,14 @@ def test_golden_features_and_units(shared: Path, monkeypatch: pytest.MonkeyPatch
     assert len(load(3).features([golden["wave"], second])[1]) == frames
     monkeypatch.setattr(hubert_encoder, "CHUNK_SAMPLES", 16_000)
     close(tokenizer.features([golden["wave"]])[0], "features/layer2_max_chunk16000")
+
+
+@pytest.mark.golden
+def test_golden_units_in_bfloat16(shared: Path) -> None:
+    case = shared / "golden" / "k_hubert_base"
+    layer = json.loads((case / "info.json").read_text())["km_layer"]
+    checkpoint = case / "hubert_checkpoint.pt"
+    tokenizer = HubertTokenizer.from_fairseq(checkpoint, layer, case / "km.bin", precision="bfloat16")
+    with np.load(case / "golden.npz") as golden:
+        same = expand(tokenizer.encode(golden["wave"])) == golden["km/units_layer2"]
+    assert same.mean() > 0.98  # all 115 of them when this was written
