@@ -145,7 +145,6 @@ def training_options(study: Study, train_count: int) -> list[TrainingOptions]:
     changes = {
         "steps": steps, "evaluations": 5, "patience": 3, "prompt_length": options.prompt_length,
         "label_smoothing": 0.1, "prompt_dropout": 0.1, "unit_masking": 0.1, "streams": options.streams,
-        "verbalizer_learning_rate": options.verbalizer_rate,
     }  # fmt: skip
     return [TrainingOptions.of_recipe("default", {**changes, "seed": s}) for s in range(options.seeds)]
 
@@ -313,9 +312,6 @@ def main() -> None:
     ):  # fmt: skip
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--streams", choices=("units", "all"), default="units")
-    parser.add_argument(
-        "--verbalizer-rate", type=float, help="by default the recipe's, less for a large vocabulary"
-    )
     parser.add_argument("--valid-only", action="store_true", help="show validation, no test clip")
     parser.add_argument("--json", type=Path, help="also write the lines here")
     options = parser.parse_args()

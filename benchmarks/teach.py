@@ -25,12 +25,14 @@ from speechprompt.prompting.train import scores_of
 from speechprompt.speech.audio import read_waveform
 from speechprompt.speech.manifest import Corpus, Utterance
 
+NONE = TrainingOptions(label_smoothing=0.0, prompt_dropout=0.0, unit_masking=0.0)
 VARIANTS = {
+    "without regularisation": NONE,
     "the recipe `default`": TrainingOptions(),
-    "label smoothing .1": TrainingOptions(label_smoothing=0.1),
-    "smoothing and unit masking .15": TrainingOptions(label_smoothing=0.1, unit_masking=0.15),
+    "label smoothing .1": NONE.model_copy(update={"label_smoothing": 0.1}),
+    "smoothing and unit masking .15": NONE.model_copy(update={"label_smoothing": 0.1, "unit_masking": 0.15}),
     "smoothing and span dropout .2 (lessons)": FEW_CLIPS,
-    "all three": TrainingOptions(label_smoothing=0.1, unit_masking=0.15, span_dropout=0.2),
+    "all three": FEW_CLIPS.model_copy(update={"unit_masking": 0.15}),
 }
 SLOT = "label"
 

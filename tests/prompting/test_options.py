@@ -101,6 +101,7 @@ def test_the_paper_s_numbers() -> None:
         "autoregressive",
     )
     assert (paper.initialisation, paper.method, paper.recipe) == ("normal", "before_projection", "paper")
+    assert (paper.label_smoothing, paper.unit_masking, paper.speed_copies) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ class TokenizerPart:
         tracker = self.name.rpartition("+")[2]
         if "+" not in self.name or tracker not in TRACKERS:
             return None
-        own = self.folder is None or self.mean is not None
-        mean = "the utterance's mean" if own else "a mean that the tokenizer's folder tells"
-        measured = "nothing (absolute)" if tracker.endswith(ABSOLUTE) else mean
+        measured = (
+            "nothing (absolute)" if tracker.endswith(ABSOLUTE) else "a mean, the utterance's or the speaker's"
+        )
         return f"tracker {tracker.removesuffix(ABSOLUTE)}; log-Hz measured from {measured}"
 
     def content(self) -> TokenizerPart:

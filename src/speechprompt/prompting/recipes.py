@@ -70,11 +70,11 @@ class TrainingOptions(BaseModel):
     patience: int = Field(4, ge=1, description="evaluations without improvement before stopping")
     select_by: Literal["accuracy", "loss"] = Field("accuracy", description="what makes a checkpoint the best")
     clip_norm: float | None = Field(1.0, gt=0)
-    prompt_dropout: float = Field(0.0, ge=0, lt=1)
+    prompt_dropout: float = Field(0.1, ge=0, lt=1)
     verbalizer_dropout: float = Field(0.0, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
     unit_masking: float = Field(
-        0.0,
+        0.1,
         ge=0,
         lt=1,
         description="share of training units replaced by others of the batch, anew every step",
@@ -174,6 +174,8 @@ PUBLISHED: dict[str, Any] = {
     "select_by": "loss",
     "prompt_dropout": 0.1,
     "verbalizer_dropout": 0.1,
+    "label_smoothing": 0.0,
+    "unit_masking": 0.0,
     "seed": 100501,
 }
 """The reference's options where they differ from `default`. Source: its training script; facts of its code."""

@@ -34,7 +34,7 @@ from speechprompt.spoken_lm import SpokenLM
 FEWEST_STEPS, HEARINGS = 60, 10
 """Updates of a lesson: enough to hear every clip so often, and no fewer than that."""
 ROUNDS = 4
-FEW_CLIPS = TrainingOptions(label_smoothing=0.1, span_dropout=0.2)
+FEW_CLIPS = TrainingOptions(label_smoothing=0.1, span_dropout=0.2, prompt_dropout=0.0, unit_masking=0.0)
 """A few clips are soon known by heart; without these, others are answered worse and far too surely (LOG.md)."""
 FEWEST_CLIPS = 3
 """Clips that every label needs: as many as the fewest rounds."""

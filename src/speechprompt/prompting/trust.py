@@ -73,7 +73,10 @@ def trust_of(lm: UnitLM, run: Run) -> Trust:
     numbers = {
         "threshold": threshold,
         "coverage": float(answered.float().mean()),
-        "error_among_answers": float((~right[answered]).float().mean()) if bool(answered.any()) else None,
+        # a quotient of counts: the mean of float32 puts one in ten above a bound of .1
+        "error_among_answers": int((~right[answered]).sum()) / count
+        if (count := int(answered.sum()))
+        else None,
         "calibration_error": expected_calibration_error(product.clamp(max=1).numpy(), right.numpy()),
         "calibration_error_before": expected_calibration_error(raw.clamp(max=1).numpy(), right.numpy()),
     }
