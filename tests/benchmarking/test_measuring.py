@@ -8,7 +8,7 @@ import torch
 from speechprompt.benchmarking.case import BOUND, NAIVE, OURS, PEFT, Case, Curve
 from speechprompt.benchmarking.clock import Clock, Form
 from speechprompt.benchmarking.material import SPEECH_COMMANDS, equal_utterances, fresh_entry, utterances
-from speechprompt.benchmarking.memory_stage import held_bytes, longest_within
+from speechprompt.benchmarking.memory_stage import LiveBytes, longest_within, step_bytes
 from speechprompt.benchmarking.peft_form import PeftPrefix, source_rows
 from speechprompt.benchmarking.products import Product
 from speechprompt.lms.batch import collate
@@ -109,9 +109,20 @@ def test_peft_learns_and_leaves_the_lm_alone() -> None:
 
 def test_memory_grows_with_length_and_layers() -> None:
     small, deep = toy_lm(layers=2), toy_lm(layers=4)
-    assert held_bytes(small, 20) < held_bytes(small, 40) < held_bytes(deep, 40)
+    assert step_bytes(small, 20) < step_bytes(small, 40) < step_bytes(deep, 40)
     # at least every layer's input in the feed-forward part, less the last layer's
-    assert held_bytes(deep, 40) > 3 * 42 * 4 * deep.width
+    assert step_bytes(deep, 40) > 3 * 42 * 4 * deep.width
+
+
+def test_live_bytes_count_what_is_alive_at_once() -> None:
+    weight = torch.zeros(100)
+    with LiveBytes([weight]) as live:
+        first = torch.ones(1000)
+        view, _ = first[:10], weight[:10]
+        del first, view
+        second = torch.ones(500) + torch.ones(500)
+        second += 1
+    assert live.most == 3 * 4 * 500
 
 
 def test_the_longest_input_solves_the_polynomial() -> None:

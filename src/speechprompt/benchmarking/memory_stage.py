@@ -1,12 +1,16 @@
-"""Memory that training holds for an utterance, against its length, and the longest one that a 24 GiB device takes."""
+"""Memory that a training step takes for an utterance, against its length, and the longest one that 24 GiB take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from speechprompt.benchmarking.case import Curve, Figure, Finding
 from speechprompt.benchmarking.lm_stages import PROMPT_LENGTH
@@ -20,6 +24,7 @@ from speechprompt.benchmarking.material import (
     weight_bytes,
 )
 from speechprompt.lms.batch import collate
+from speechprompt.lms.frozen import forget_buffers
 from speechprompt.lms.gslm_units import GslmUnitLM
 from speechprompt.prompting.bank import Bank
 from speechprompt.prompting.losses import label_losses
@@ -27,8 +32,6 @@ from speechprompt.prompting.recipes import TrainingOptions
 
 DEVICE_BYTES = 24 * 2**30
 LABELS = 12
-FRAMES_PER_UNIT = 2.2
-"""What Speech Commands' 18 units a second amount to at 50 frames."""
 
 
 def memory_findings(settings: Settings) -> Iterator[Finding]:
@@ -37,10 +40,10 @@ def memory_findings(settings: Settings) -> Iterator[Finding]:
     lengths = (16, 32, 64) if settings.quick else (64, 128, 256, 512)
     for dtype in (torch.float32, torch.bfloat16):
         lm = random_lm(sizes, settings.device, dtype)
-        held = [held_bytes(lm, length) for length in lengths]
+        held = [step_bytes(lm, length) for length in lengths]
         name = f"GSLM {sizes.layers}x{sizes.width}, {str(dtype).removeprefix('torch.')}"
         yield Curve(
-            "memory", name, "units of the utterance", "bytes held for its gradient", lengths, held, lengths
+            "memory", name, "units of the utterance", "bytes of a training step", lengths, held, lengths
         )
         longest = longest_within(DEVICE_BYTES - weight_bytes(lm), lengths, held)
         yield Figure("memory", f"longest trained utterance on 24 GiB, {name}", longest, "units")
@@ -50,26 +53,41 @@ def memory_findings(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def held_bytes(lm: GslmUnitLM, length: int) -> float:
-    """Bytes that a training step keeps between its forward and backward pass, weights and prompt excluded."""
+def step_bytes(lm: GslmUnitLM, length: int) -> float:
+    """The most bytes of tensors that a forward and a backward pass have at once, weights and prompt excluded."""
     units = equal_utterances(length, 1, lm.unit_count)
     run = fresh_run(lm, units, LABELS, TrainingOptions(batch_size=1, prompt_length=PROMPT_LENGTH))
-    known = {p.untyped_storage().data_ptr() for p in (*lm.model.parameters(), *run.entry.parameters())}
-    kept: dict[int, int] = {}
+    batch, targets = collate(units).to(lm.device), [run.train.targets.to(lm.device)]
+    rows = torch.zeros_like(batch.lengths)
+    forget_buffers()
+    with LiveBytes([*lm.model.parameters(), *run.entry.parameters()]) as live:
+        label_losses(lm, Bank([run.entry]), batch, rows, targets)[0].loss.backward()
+    return float(live.most)
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
-    batch = collate(units).to(lm.device)
-    targets = [run.train.targets.to(lm.device)]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = label_losses(lm, Bank([run.entry]), batch, torch.zeros_like(batch.lengths), targets)
-    total = float(sum(kept.values()))
-    losses[0].loss.backward()
-    return total
+class LiveBytes(TorchDispatchMode):
+    """Watches every tensor that is made inside it: `most` is what all of them held at the worst moment."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = 0
+        self._known = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in known}
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and note its results."""
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                reference = StorageWeakRef(storage)
+                if reference.cdata not in self._known:
+                    self._alive[reference.cdata] = reference, storage.nbytes()
+        self._alive = {key: one for key, one in self._alive.items() if not one[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self._alive.values()))
+        return out
 
 
 def longest_within(limit: float, lengths: tuple[int, ...], held: list[float]) -> float:

@@ -54,62 +54,85 @@ def prediction_products(
 ) -> list[Product]:
     """What labels of utterances of so many units need: one row more in front and one behind, the separator.
 
-    Every row passes all layers but the last, which needs everybody's keys and values and only the separator's
-    queries and feed-forward. A row looks at the prefix and at itself and earlier rows; with `dense` at all rows, which
-    is what kernels compute.
+    Every row passes all layers but the last, which works for the separator only: its query is sent back through the key
+    projection and compared with the rows themselves, and so are values. A row looks at the prefix and at itself and
+    earlier rows; with `dense` at all rows, which is what kernels compute.
     """
-    return [*_frozen(sizes, lengths, labels), *_attention(sizes, lengths, prompt_length, dense),
-            _verbalizer(sizes, lengths, labels)]  # fmt: skip
+    projections, middle = _earlier_layers(sizes, lengths)
+    return [
+        *(product.times(sizes.layers - 1) for product in (projections, *middle)),
+        *_attention(sizes, lengths, prompt_length, dense),
+        *_last_layer(sizes, lengths),
+        *_last_attention(sizes, lengths, prompt_length),
+        Product(len(lengths), sizes.vocabulary, labels),
+    ]
 
 
 def training_products(
     sizes: DecoderSizes, lengths: Sequence[int], prompt_length: int, labels: int, dense: bool = False
 ) -> list[Product]:
-    """What one step needs: the above, gradients to all activations, and to the weights of the verbalizer only."""
-    frozen = _frozen(sizes, lengths, labels)
-    attention = _attention(sizes, lengths, prompt_length, dense)
-    verbalizer = _verbalizer(sizes, lengths, labels)
+    """What one step needs: the above, gradients to activations, and to the weights of the verbalizer only.
+
+    Gradients end at the prefixes and at the separator: the first layer's projections carry them for its row only.
+    """
+    projections, middle = _earlier_layers(sizes, lengths)
+    both_sides = [
+        *_attention(sizes, lengths, prompt_length, dense),
+        *_last_attention(sizes, lengths, prompt_length),
+    ]
     return [
-        *frozen,
-        *(product.input_gradient() for product in frozen),
-        *(product.times(3) for product in attention),  # both sides of both products have gradients
-        verbalizer.times(3),
+        *prediction_products(sizes, lengths, prompt_length, labels, dense),
+        *(product.input_gradient().times(sizes.layers - 1) for product in middle),
+        projections.input_gradient().times((sizes.layers - 2) * 3 / 4),
+        Product(len(lengths), sizes.width, sizes.width, 3),
+        projections.input_gradient().times((sizes.layers - 1) / 4),
+        *(product.input_gradient() for product in _last_layer(sizes, lengths)),
+        *(product.times(2) for product in both_sides),
+        Product(len(lengths), sizes.vocabulary, labels, 2),
     ]
 
 
-def _frozen(sizes: DecoderSizes, lengths: Sequence[int], labels: int) -> list[Product]:
-    width, inner = sizes.width, sizes.inner
-    all_rows, separators = sum(lengths) + 2 * len(lengths), len(lengths)
-    before = sizes.layers - 1
+def _earlier_layers(sizes: DecoderSizes, lengths: Sequence[int]) -> tuple[Product, tuple[Product, Product]]:
+    """Query, key, value and output projections of a layer, and its feed-forward part."""
+    rows, width = sum(lengths) + 2 * len(lengths), sizes.width
+    forward = (Product(rows, width, sizes.inner), Product(rows, sizes.inner, width))
+    return Product(rows, width, width, 4), forward
+
+
+def _last_layer(sizes: DecoderSizes, lengths: Sequence[int]) -> list[Product]:
+    """The last layer's weights and the output matrix, at separators; a bias is a column of its projection."""
+    rows, width, head = len(lengths), sizes.width, sizes.width // sizes.heads
     return [
-        Product(all_rows, width, width, 4 * before + 2),
-        Product(all_rows, width, inner, before),
-        Product(all_rows, inner, width, before),
-        Product(separators, width, width, 2),
-        Product(separators, width, inner),
-        Product(separators, inner, width),
-        Product(separators, width, sizes.vocabulary),
+        Product(rows, width, width, 2),
+        Product(rows, head, width + 1, batch=sizes.heads),
+        Product(rows, width + 1, head, batch=sizes.heads),
+        Product(rows, width, sizes.inner),
+        Product(rows, sizes.inner, width),
+        Product(rows, width, sizes.vocabulary),
     ]
-
-
-def _verbalizer(sizes: DecoderSizes, lengths: Sequence[int], labels: int) -> Product:
-    return Product(len(lengths), sizes.vocabulary, labels)
 
 
 def _attention(sizes: DecoderSizes, lengths: Sequence[int], prompt_length: int, dense: bool) -> list[Product]:
-    """Similarities and mixtures; shapes of the mean length, counted so that the sum over utterances is exact."""
+    """Similarities and mixtures before the last layer; shapes of the mean length, counted so that the sum is exact."""
     head, batch = sizes.width // sizes.heads, sizes.heads * len(lengths)
     rows = [length + 2 for length in lengths]
     mean = round(sum(rows) / len(rows))
     seen = prompt_length + mean
     pairs = sum(n * (prompt_length + n) if dense else n * prompt_length + n * (n + 1) // 2 for n in rows)
     share = pairs / (len(rows) * mean * seen) * (sizes.layers - 1)
-    last = sum(prompt_length + n for n in rows) / (len(rows) * seen)
+    return [Product(mean, head, seen, share, batch), Product(mean, seen, head, share, batch)]
+
+
+def _last_attention(sizes: DecoderSizes, lengths: Sequence[int], prompt_length: int) -> list[Product]:
+    """What a separator's heads compare with and mix: the prefix, and rows of the whole width."""
+    head, count, heads = sizes.width // sizes.heads, len(lengths), sizes.heads
+    mean = round(sum(lengths) / count) + 2
+    share = (sum(lengths) + 2 * count) / (count * mean)
     return [
-        Product(mean, head, seen, share, batch),
-        Product(mean, seen, head, share, batch),
-        Product(1, head, seen, last, batch),
-        Product(1, seen, head, last, batch),
+        Product(1, head, prompt_length, batch=heads * count),
+        Product(1, prompt_length, head, batch=heads * count),
+        Product(heads, sizes.width, mean, share, count),
+        Product(heads, mean, sizes.width, share, count),
     ]
 
 

@@ -29,7 +29,7 @@ STAGES = {
     "attention": "attention alone, in the two forms that it can take",
     "tiny": "the bundled spoken LM, from waveform to label",
     "cold start": "one `speechprompt predict` in a process of its own",
-    "memory": "what training holds for one utterance",
+    "memory": "what a training step takes for one utterance",
     "growth": "cost against lengths, batches, tasks, prompts and corpora",
 }
 """Every stage by name, in the order in which they run. The server has a benchmark of its own, benchmarks/serve.py."""
