@@ -39,6 +39,7 @@ CASES: list[dict[str, Any]] = [
     {"prompts": [3, 7, 3], "shifted": True},
     {"prompts": [0, 2], "answers": 1},
     {"prompts": [6, 6], "layers": 2, "groups": 2000},
+    {"prompts": [3, 7, 3], "kept": 10},
 ]
 
 
@@ -72,6 +73,7 @@ def test_states_and_gradients_are_those_of_the_plain_form(
     case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("speechprompt.lms.packing.SCORES_A_GROUP", case.get("groups", 400_000))
+    monkeypatch.setattr(frozen, "KEPT_WIDTH", case.get("kept", frozen.KEPT_WIDTH))
     plain, ours = (outcome(monkeypatch, by_hand, torch.float32, case) for by_hand in (False, True))
     for theirs, mine in zip(plain, ours, strict=True):
         assert float((theirs - mine).norm()) <= 1e-5 * float(theirs.norm())

@@ -7,7 +7,7 @@ equals up to rounding, is `Decoder.forward`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,12 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechprompt.lms.packing import Group, Packing, Workspace
+from speechprompt.lms.packing import SCORES_A_GROUP, Group, Packing, Workspace
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.transformer import Attention, Decoder, Layer
 
 KEPT_BYTES = 300_000_000
 """Buffers of a larger pass are given back: an LM that fills them does not feel what fresh memory costs."""
+
+KEPT_WIDTH = 256
+"""Rows an utterance up to which a layer keeps its attention weights: those of longer ones are computed again, so that
+memory grows with the length and not with its square."""
 
 _idle: list[Workspace] = []  # list.pop and append are atomic, so threads may share it
 
@@ -126,7 +130,10 @@ class _Kept:
     middle: Tensor
     middle_norm: tuple[Tensor, Tensor]
     hidden: Tensor
-    attention: list[tuple[Tensor, Tensor, Tensor, Tensor]]
+    attention: list[_KeptAttention]
+
+
+_KeptAttention = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 def _layer_forward(
@@ -167,40 +174,68 @@ def _layer_backward(
 
 def _attend(
     attention: Attention, normed: Tensor, index: int, work: _Work, space: Workspace, slot: int
-) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
-    """What attention mixes of packed rows (T,D), and queries, keys, values and weights of each group."""
+) -> tuple[Tensor, list[_KeptAttention]]:
+    """What attention mixes of packed rows (T,D), and queries, keys, values and weights, if kept, of each group."""
     heads, length = attention.heads, work.prefixes.length
     q, k, v = (
         _linear(linear, normed, space, name, 0)
         for name, linear in (("q", attention.q_proj), ("k", attention.k_proj), ("v", attention.v_proj))
     )
     mixed = space.take("mixed", 0, normed.shape, normed.dtype)
-    kept = []
+    kept: list[_KeptAttention] = []
     for g, group in enumerate(work.packing.groups):
         b, n, m, d = group.count, group.width, group.keys, normed.shape[1] // heads
 
         def take(name: str, rows: int, width: int, g: int = g, b: int = b) -> Tensor:
             return space.take(f"{name}{g}", slot, (b, heads, rows, width), normed.dtype)
 
-        queries, keys, values, weights = take("q", n, d), take("k", m, d), take("v", m, d), take("w", n, m)
+        queries, keys, values = take("q", n, d), take("k", m, d), take("v", m, d)
         queries.copy_(group.of(q, heads))
         for kind, (whole, own) in enumerate(((keys, k), (values, v))):
             whole[:, :, :length] = _of_rows(work.prefixes, index, kind, group)
             whole[:, :, length : length + n] = group.of(own, heads)
             whole[:, :, length + n :] = 0
-        weights.copy_(group.mask)
-        queries, keys, values, weights = (t.flatten(0, 1) for t in (queries, keys, values, weights))
-        weights.baddbmm_(queries, keys.transpose(1, 2), alpha=d**-0.5)
-        torch.softmax(weights, -1, out=weights)
-        out = torch.bmm(weights, values, out=space.take("out", 0, queries.shape, q.dtype))
+        queries, keys, values = (t.flatten(0, 1) for t in (queries, keys, values))
+        out = space.take("out", 0, queries.shape, q.dtype)
+        weights = take("w", n, m).flatten(0, 1) if n <= KEPT_WIDTH else None
+        for piece, mask in _pieces(group, heads):
+            weighed = _passing(space, "weights", queries[piece], m) if weights is None else weights
+            _weigh(weighed, queries[piece], keys[piece], mask)
+            torch.bmm(weighed, values[piece], out=out[piece])
         group.of(mixed, heads).copy_(out.view(b, heads, n, d))
         kept.append((queries, keys, values, weights))
     return mixed, kept
 
 
+def _pieces(group: Group, heads: int) -> Iterator[tuple[slice, Tensor]]:
+    """Which of the b*H pairs of utterance and head are weighed at once, and the mask that they add: all, or a few."""
+    if group.width <= KEPT_WIDTH:
+        yield slice(None), group.mask
+        return
+    step = max(1, SCORES_A_GROUP // (group.width * group.keys))
+    for utterance in range(group.count):
+        mask = group.mask[utterance if len(group.mask) > 1 else 0]
+        for head in range(0, heads, step):
+            first = utterance * heads
+            yield slice(first + head, first + min(head + step, heads)), mask
+
+
+def _passing(space: Workspace, name: str, queries: Tensor, keys: int) -> Tensor:
+    """Room for what is not kept of a piece (pairs, n, keys), the same for all layers, groups and pieces."""
+    return space.take(f"passing {name}", 0, (*queries.shape[:2], keys), queries.dtype)
+
+
+def _weigh(weights: Tensor, queries: Tensor, keys: Tensor, mask: Tensor) -> None:
+    """Fill the attention weights (pairs,n,m) of queries (pairs,n,d) for keys (pairs,m,d)."""
+    shaped = weights if mask.ndim == 3 or len(mask) == 1 else weights.unflatten(0, (len(mask), -1))
+    shaped.copy_(mask if shaped.ndim == mask.ndim else mask[0])
+    weights.baddbmm_(queries, keys.transpose(1, 2), alpha=queries.shape[2] ** -0.5)
+    torch.softmax(weights, -1, out=weights)
+
+
 def _attend_backward(
     heads: int,
-    kept: list[tuple[Tensor, Tensor, Tensor, Tensor]],
+    kept: list[_KeptAttention],
     gradient: Tensor,
     by_prefix: Tensor,
     work: _Work,
@@ -215,14 +250,23 @@ def _attend_backward(
         def take(name: str, like: Tensor) -> Tensor:
             return space.take(name, 0, like.shape, gradient.dtype)
 
-        out = take("dout", queries)
+        out, dq = take("dout", queries), take("dqueries", queries)
+        dkeys, dvalues = take("dkeys", keys), take("dvalues", values)
         out.view(b, heads, n, d).copy_(group.of(gradient, heads))
-        scores = torch.bmm(out, values.transpose(1, 2), out=take("dscores", weights))
-        torch.ops.aten._softmax_backward_data.out(scores, weights, -1, scores.dtype, grad_input=scores)
-        dq = torch.bmm(scores, keys, out=take("dqueries", queries))
+        for piece, mask in _pieces(group, heads):
+            weighed = weights
+            if weighed is None:
+                weighed = _passing(space, "weights", queries[piece], keys.shape[1])
+                _weigh(weighed, queries[piece], keys[piece], mask)
+            scores = _passing(space, "scores", queries[piece], keys.shape[1])
+            torch.bmm(out[piece], values[piece].transpose(1, 2), out=scores)
+            torch.ops.aten._softmax_backward_data.out(scores, weighed, -1, scores.dtype, grad_input=scores)
+            torch.bmm(scores, keys[piece], out=dq[piece])
+            torch.bmm(scores.transpose(1, 2), queries[piece], out=dkeys[piece])
+            torch.bmm(weighed.transpose(1, 2), out[piece], out=dvalues[piece])
         group.of(found[0], heads).copy_(dq.view(b, heads, n, d)).mul_(d**-0.5)
-        for kind, (left, right, scale) in enumerate(((scores, queries, d**-0.5), (weights, out, 1.0))):
-            own = torch.bmm(left.transpose(1, 2), right, out=take("down", keys)).view(b, heads, -1, d)
+        for kind, (own, scale) in enumerate(((dkeys, d**-0.5), (dvalues, 1.0))):
+            own = own.view(b, heads, -1, d)
             _add_rows(by_prefix[kind], own[:, :, :length], scale, work.prefixes, group)
             place = group.of(found[1 + kind], heads).copy_(own[:, :, length : length + n])
             if scale != 1:
