@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,8 @@ from speechprompt.errors import UnknownName, UsageError
 from speechprompt.prompting.joint import Job, train_jobs, variants_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.training import _of_like_length
+from speechprompt.prompting.training import _passes
+from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
 from speechprompt.testing import ToyTokenizer, toy_corpus, toy_lm
 
@@ -69,6 +71,15 @@ def test_variants_are_every_combination_and_keep_what_was_set() -> None:
         variants_of(base, {"sed": [1]})
 
 
+def batch_of(length: int, rows: int = 2) -> list[Units]:
+    return [Units(np.zeros(length, np.int64))] * rows
+
+
 def test_batches_of_very_different_length_do_not_pad_each_other() -> None:
-    assert _of_like_length([10, 12, 11]) == [[0, 2, 1]]
-    assert _of_like_length([400, 10, 380, 12]) == [[1, 3], [2, 0]]
+    assert _passes([batch_of(n) for n in (10, 12, 11)], None) == [[0, 2, 1]]
+    assert _passes([batch_of(n) for n in (400, 10, 380, 12)], None) == [[1, 3], [2, 0]]
+
+
+def test_a_pass_takes_no_more_rows_than_it_may_but_a_whole_run() -> None:
+    batches = [batch_of(9, rows) for rows in (3, 2, 4, 9, 1)]
+    assert _passes(batches, 5) == [[0, 1], [2], [3], [4]]

@@ -22,11 +22,14 @@ from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.losses import EntryLoss, label_losses, published_loss
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.speech.buckets import length_buckets
+from speechprompt.speech.units import Units
 
 Event = Mapping[str, Any]
 Listener = Callable[[Event], None]
 
 EVALUATION_BATCH = 128
+ROWS_A_PASS = 64
+"""Utterances of joint runs that one pass takes on a CPU, unless a run's own batch is larger: more leave the cache."""
 
 
 def train_runs(
@@ -70,19 +73,20 @@ def train_runs(
 
 
 def train_step(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, float, int, int]]:
-    """One update of every run in one forward and backward pass: (run, loss, correct rows, rows) each."""
+    """One update of every run, many in a forward and backward pass: (run, loss, correct rows, rows) each."""
     joint = [run for run in runs if run.options.loss == "labels"]
     report: list[tuple[Run, Tensor, Tensor | None, int]] = []
     if joint:
-        report += _joint_losses(lm, joint)
+        report += _joint_steps(lm, joint)
     for run in runs:
         if run.options.loss == "published":
             indices = run.next_batch()
             batch = collate(run.training_units(indices)).to(lm.device)
             targets = run.train.targets[indices].to(lm.device)
             nats, divisor = published_loss(lm, run.entry, batch, targets, run.dropouts)
-            report.append((run, nats / divisor, None, len(indices)))
-    torch.stack([loss for _, loss, _, _ in report]).sum().backward()
+            loss = nats / divisor
+            loss.backward()
+            report.append((run, loss, None, len(indices)))
     for run, _, _, _ in report:
         run.update()
     return [
@@ -91,12 +95,13 @@ def train_step(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, float, int, i
     ]
 
 
-def _joint_losses(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, Tensor, Tensor | None, int]]:
-    """The batches of all runs in as few forward passes as their lengths allow without much padding."""
+def _joint_steps(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, Tensor, Tensor | None, int]]:
+    """Losses and gradients of all runs in as few passes as their lengths and `ROWS_A_PASS` allow."""
     chosen = [run.next_batch() for run in runs]
     units = [run.training_units(indices) for run, indices in zip(runs, chosen, strict=True)]
     found: dict[int, EntryLoss] = {}
-    for group in _of_like_length([max(map(len, rows)) for rows in units]):
+    most = ROWS_A_PASS if torch.device(lm.device).type == "cpu" else None
+    for group in _passes(units, most):
         members = [runs[i] for i in group]
         losses = label_losses(
             lm,
@@ -107,18 +112,24 @@ def _joint_losses(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, Tensor, Te
             [run.options.label_smoothing for run in members],
             [run.dropouts for run in members],
         )
+        torch.stack([entry.loss for entry in losses]).sum().backward()
         found |= dict(zip(group, losses, strict=True))
     return [(run, found[i].loss, found[i].correct, found[i].count) for i, run in enumerate(runs)]
 
 
-def _of_like_length(longest: Sequence[int]) -> list[list[int]]:
+def _passes(units: Sequence[Sequence[Units]], most_rows: int | None) -> list[list[int]]:
     """Runs whose batches' longest rows are within a quarter (and 8 units) of each other, shortest first."""
+    longest = [max(map(len, rows)) for rows in units]
     groups: list[list[int]] = []
-    for i in sorted(range(len(longest)), key=longest.__getitem__):
-        if groups and longest[i] <= 1.25 * longest[groups[-1][0]] + 8:
+    taken = 0
+    for i in sorted(range(len(units)), key=longest.__getitem__):
+        taken += len(units[i])
+        alike = bool(groups) and longest[i] <= 1.25 * longest[groups[-1][0]] + 8
+        if alike and (most_rows is None or taken <= most_rows):
             groups[-1].append(i)
         else:
             groups.append([i])
+            taken = len(units[i])
     return groups
 
 
