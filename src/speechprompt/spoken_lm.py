@@ -358,11 +358,14 @@ def _placed(lm: UnitLM, device: str, dtype: Dtype) -> UnitLM:
 
 
 def prefers_bfloat16(lm: UnitLM, device: torch.device) -> bool:
-    """Whether bfloat16 pays: on a GPU always; on a CPU that multiplies it in hardware, for wide LMs only."""
+    """Whether bfloat16 pays: on a GPU always; on a CPU that multiplies it in hardware, for all but toy LMs."""
+    return device.type != "cpu" or (multiplies_bfloat16() and lm.width >= 128)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16."""
     import torch
 
-    if device.type != "cpu":
-        return True
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     native = native or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return bool(native) and lm.width >= 512
+    return bool(native)

@@ -34,7 +34,7 @@ from speechprompt.lms.gslm_units import GslmUnitLM
 from speechprompt.prompting.predictor import window_scores
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.speech.units import Units
-from speechprompt.spoken_lm import SpokenLM
+from speechprompt.spoken_lm import SpokenLM, multiplies_bfloat16
 
 LABELS = 8
 REAL_TIME, FAR_REAL_TIME = 15.0, 50.0
@@ -46,13 +46,17 @@ class TinyWork:
     """Clips of one length, and every form of turning them into labels.
 
     The prompt has the paper's length in every form. Naive: clip by clip through the tokenizer and the naive form; peft:
-    batches through ours and peft's prefix, since peft has no tokenizers.
+    batches through ours and peft's prefix, since peft has no tokenizers. `dtype` is the LM's, by default as stored.
     """
 
-    def __init__(self, settings: Settings, seconds: float, count: int) -> None:
+    def __init__(
+        self, settings: Settings, seconds: float, count: int, dtype: torch.dtype | None = None
+    ) -> None:
         self.spoken_lm = SpokenLM.load("tiny", settings.device)
         lm = self.spoken_lm.lm
         assert isinstance(lm, GslmUnitLM)
+        if dtype is not None:
+            lm.to(dtype=dtype)
         self.lm, self.tokenizer = lm, self.spoken_lm.tokenizer
         self.seconds, self.total = seconds, seconds * count
         self.clips = demo_clips(seconds, count, self.tokenizer.sample_rate)
@@ -74,22 +78,15 @@ class TinyWork:
 
     def cases(self) -> Iterator[Case]:
         """Tokenizer, LM, and both."""
-        tokenizer, clips, units = self.tokenizer, self.clips, self.units
+        tokenizer, clips = self.tokenizer, self.clips
         peft = self._peft
         heard, read = self._encoder_products(), self._lm_products()
-        weights = weight_bytes(self.lm)
         alone = {
             OURS: Form(lambda: tokenizer.encode_batch(clips), self.total),
             NAIVE: Form(lambda: [tokenizer.encode(clip) for clip in clips], self.total),
         }
         yield self._case("tokenizer", alone, heard, 0.0)
-        answers = {
-            OURS: Form(lambda: self.ours(units), self.total),
-            NAIVE: Form(lambda: self.naive(units), self.total),
-        }
-        if peft is not None:
-            answers[PEFT] = Form(lambda: peft.predict(source_rows(units, self.lm)), self.total)
-        yield self._case("LM", answers, read, weights)
+        yield self.lm_case()
         both = {
             OURS: Form(lambda: self.ours(tokenizer.encode_batch(clips)), self.total),
             NAIVE: Form(lambda: self.naive([tokenizer.encode(clip) for clip in clips]), self.total),
@@ -99,7 +96,19 @@ class TinyWork:
                 lambda: peft.predict(source_rows(tokenizer.encode_batch(clips), self.lm)), self.total
             )
         aims = {"rate": REAL_TIME if self.seconds < 2 else FAR_REAL_TIME}
-        yield self._case("waveform to label", both, [*heard, *read], weights, aims)
+        yield self._case("waveform to label", both, [*heard, *read], weight_bytes(self.lm), aims)
+
+    def lm_case(self) -> Case:
+        """From units to labels."""
+        units, peft = self.units, self._peft
+        answers = {
+            OURS: Form(lambda: self.ours(units), self.total),
+            NAIVE: Form(lambda: self.naive(units), self.total),
+        }
+        if peft is not None:
+            answers[PEFT] = Form(lambda: peft.predict(source_rows(units, self.lm)), self.total)
+        name = "LM" if self.lm.dtype == torch.float32 else "LM in bfloat16"
+        return self._case(name, answers, self._lm_products(), weight_bytes(self.lm))
 
     def _case(
         self,
@@ -135,6 +144,13 @@ def tiny_findings(settings: Settings, clock: Clock, bandwidth: float) -> Iterato
         share = tokenizer.rates[OURS] / lm.rates[OURS]
         name = f"LM's time over the tokenizer's, clips of {seconds:g} s"
         yield Figure("tiny", name, share, "", most=MOST_LM_SHARE)
+        if settings.device != "cpu" or multiplies_bfloat16():
+            lean = TinyWork(settings, seconds, 2 if settings.quick else 8, torch.bfloat16)
+            row = lean.lm_case().measure(clock, bandwidth)
+            yield row
+            yield Figure(
+                "tiny", f"{name}, bfloat16", tokenizer.rates[OURS] / row.rates[OURS], "", most=MOST_LM_SHARE
+            )
 
 
 def cold_start(settings: Settings) -> Iterator[Finding]:
