@@ -72,7 +72,7 @@ def outcome(
 def test_states_and_gradients_are_those_of_the_plain_form(
     case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speechprompt.lms.packing.SCORES_A_GROUP", case.get("groups", 400_000))
+    monkeypatch.setattr("speechprompt.lms.packing.SCORES_A_GROUP", case.get("groups", 4_000_000))
     monkeypatch.setattr(frozen, "KEPT_WIDTH", case.get("kept", frozen.KEPT_WIDTH))
     plain, ours = (outcome(monkeypatch, by_hand, torch.float32, case) for by_hand in (False, True))
     for theirs, mine in zip(plain, ours, strict=True):

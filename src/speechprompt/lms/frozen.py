@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechprompt.lms.packing import SCORES_A_GROUP, Group, Packing, Workspace
+from speechprompt.lms.packing import Group, Packing, Workspace
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.transformer import Attention, Decoder, Layer
 
@@ -25,6 +25,8 @@ KEPT_BYTES = 300_000_000
 KEPT_WIDTH = 256
 """Rows an utterance up to which a layer keeps its attention weights: those of longer ones are computed again, so that
 memory grows with the length and not with its square."""
+SCORES_A_PIECE = 400_000
+"""Attention scores of longer utterances that are there at once, so that they stay in the cache."""
 
 _idle: list[Workspace] = []  # list.pop and append are atomic, so threads may share it
 
@@ -212,7 +214,7 @@ def _pieces(group: Group, heads: int) -> Iterator[tuple[slice, Tensor]]:
     if group.width <= KEPT_WIDTH:
         yield slice(None), group.mask
         return
-    step = max(1, SCORES_A_GROUP // (group.width * group.keys))
+    step = max(1, SCORES_A_PIECE // (group.width * group.keys))
     for utterance in range(group.count):
         mask = group.mask[utterance if len(group.mask) > 1 else 0]
         for head in range(0, heads, step):

@@ -12,9 +12,10 @@ from speechprompt.lms.prefix import PrefixBatch
 
 KEYS_MULTIPLE = 32
 """Softmax over bfloat16 takes twice to three times as long where a row is not whole vectors."""
-SCORES_A_GROUP = 400_000
-"""Attention scores (utterances x heads x rows x keys) that a group holds, so that they stay in the cache."""
-SPREAD = 1.1
+SCORES_A_GROUP = 4_000_000
+"""Attention scores (utterances x heads x rows x keys) that a group holds: a tenth of it, which would stay in the
+cache, loses more to the number of calls than it gains."""
+SPREAD = 1.2
 """By how much the longest utterance of a group may exceed its shortest."""
 
 
