@@ -3,8 +3,8 @@
     python benchmarks/hubert_precision.py MANIFEST [--seconds 60] [--accuracy]
 
 HuBERT-base to layer 6 with random weights, 100 centres fitted on fp32 features of every other clip, frames of the
-others compared; beside it transformers' own model in bfloat16. Random weights tell frames apart far less than
-trained ones, so this is a pessimistic figure. `--accuracy`: the bundled tokenizer's trained encoder with its products
+others compared; beside it transformers' own model in bfloat16. Random weights stand for trained ones neither way.
+`--accuracy`: the bundled tokenizer's trained encoder with its products
 in bfloat16 instead, on all clips: content units that agree, and the accuracy of an n-gram SVM trained on train's fp32
 units and asked about test's in both precisions. One thread.
 """

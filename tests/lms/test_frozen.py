@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from speechprompt.benchmarking.memory_stage import step_bytes
 from speechprompt.lms import decoder_units, frozen
 from speechprompt.lms.batch import collate
 from speechprompt.lms.gslm import GslmConfig, GslmForCausalLM
 from speechprompt.lms.gslm_units import GslmUnitLM
 from speechprompt.lms.prefix import PrefixBatch, stack_prefixes
 from speechprompt.speech.units import Units
+from speechprompt.testing import toy_lm
 
 
 def lm_of(dtype: torch.dtype = torch.float32, layers: int = 3) -> GslmUnitLM:
@@ -158,3 +160,12 @@ def test_an_lm_whose_weights_train_takes_the_plain_form() -> None:
     lm.model.decoder.layers[0].fc1.weight.requires_grad_(True)
     assert not frozen.runs_frozen(lm.model.decoder)
     assert not frozen.runs_frozen(lm_of(layers=1).model.decoder)
+
+
+def test_long_utterances_keep_no_attention_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = toy_lm(layers=12)
+    monkeypatch.setattr(frozen, "SCORES_A_PIECE", 1)
+    monkeypatch.setattr(frozen, "KEPT_WIDTH", 1000)
+    kept = step_bytes(lm, 400)
+    monkeypatch.setattr(frozen, "KEPT_WIDTH", 16)
+    assert step_bytes(lm, 400) < kept / 3

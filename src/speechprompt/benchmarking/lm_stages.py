@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,12 @@ from speechprompt.benchmarking.material import (
 )
 from speechprompt.benchmarking.naive import SEPARATOR, NaivePromptedGslm
 from speechprompt.benchmarking.peft_form import PeftPrefix, source_rows
-from speechprompt.benchmarking.products import prediction_products, training_products
+from speechprompt.benchmarking.products import (
+    DecoderSizes,
+    Product,
+    prediction_products,
+    training_products,
+)
 from speechprompt.lms.gslm_units import GslmUnitLM
 from speechprompt.prompting.bank import FoldedPrompt
 from speechprompt.prompting.predictor import window_scores
@@ -125,62 +131,74 @@ def lms(settings: Settings) -> Iterator[tuple[str, GslmUnitLM, tuple[Lengths, ..
     yield f"small LM {SMALL_SIZE.layers}x{SMALL_SIZE.width}", small, (TINY,), False
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a training step and a prediction differ in: their forms, what they need, and the shares aimed at."""
+
+    stage: str
+    ours: Callable[[UnitWork, Sequence[Sequence[Units]]], Form]
+    naive: Callable[[UnitWork, Sequence[Units]], dict[str, Form]]
+    peft: Callable[[UnitWork, Sequence[Sequence[Units]]], dict[str, Form]]
+    products: Callable[[DecoderSizes, Sequence[int], int, int], list[Product]]
+    weight_passes: int
+    share_on_cpu: float
+    share_on_gpu: float
+
+
 def training_cases(settings: Settings) -> Iterator[Case]:
     """A step on one batch of every form; then each form's own batching."""
-    for name, lm, several, is_true_size in lms(settings):
-        for lengths in several:
-            work = UnitWork(lm, lengths, settings)
-            batches = work.batches()
-            batch = batches[len(batches) // 2]
-            forms = {
-                OURS: work.training([batch]),
-                NAIVE: _naive_training(work, batch),
-                **work.peft_training([batch]),
-            }
-            aims = {BOUND: 0.5 if lm.device.type == "cuda" else 0.7} if is_true_size else {}
-            yield Case(
-                "train",
-                f"{name}, {lengths.name}, batch {len(batch)}",
-                "utterances",
-                forms,
-                training_products(sizes_of(lm), list(map(len, batch)), PROMPT_LENGTH, lengths.labels),
-                2 * weight_bytes(lm),
-                dtype_of(lm),
-                {**aims, PEFT: 1.0},
-            )
-            own = {OURS: _once(work.training(batches))}
-            own |= {key: _once(form) for key, form in work.peft_training(work.dataset_order()).items()}
-            yield Case("train", f"{name}, {lengths.name}, own batching", "utterances", own, aims={PEFT: 1.3})
+    kind = _Kind(
+        "train",
+        UnitWork.training,
+        lambda work, batch: {NAIVE: _naive_training(work, batch)},
+        UnitWork.peft_training,
+        training_products,
+        2,
+        0.7,
+        0.5,
+    )
+    return _cases(kind, settings)
 
 
 def prediction_cases(settings: Settings) -> Iterator[Case]:
     """Scores of one batch in every form; then each form's own batching."""
+    kind = _Kind(
+        "predict",
+        UnitWork.prediction,
+        lambda work, batch: {
+            NAIVE: _naive_prediction(work, batch),
+            "naive, fixed verbalizer": _naive_decoding(work, batch),
+        },
+        UnitWork.peft_prediction,
+        prediction_products,
+        1,
+        0.75,
+        0.6,
+    )
+    return _cases(kind, settings)
+
+
+def _cases(kind: _Kind, settings: Settings) -> Iterator[Case]:
     for name, lm, several, is_true_size in lms(settings):
+        share = kind.share_on_gpu if lm.device.type == "cuda" else kind.share_on_cpu
         for lengths in several:
             work = UnitWork(lm, lengths, settings)
             batches = work.batches()
             batch = batches[len(batches) // 2]
-            forms = {
-                OURS: work.prediction([batch]),
-                NAIVE: _naive_prediction(work, batch),
-                "naive, fixed verbalizer": _naive_decoding(work, batch),
-                **work.peft_prediction([batch]),
-            }
-            aims = {BOUND: 0.6 if lm.device.type == "cuda" else 0.75} if is_true_size else {}
             yield Case(
-                "predict",
+                kind.stage,
                 f"{name}, {lengths.name}, batch {len(batch)}",
                 "utterances",
-                forms,
-                prediction_products(sizes_of(lm), list(map(len, batch)), PROMPT_LENGTH, lengths.labels),
-                weight_bytes(lm),
+                {OURS: kind.ours(work, [batch]), **kind.naive(work, batch), **kind.peft(work, [batch])},
+                kind.products(sizes_of(lm), list(map(len, batch)), PROMPT_LENGTH, lengths.labels),
+                kind.weight_passes * weight_bytes(lm),
                 dtype_of(lm),
-                {**aims, PEFT: 1.0},
+                {**({BOUND: share} if is_true_size else {}), PEFT: 1.0},
             )
-            own = {OURS: _once(work.prediction(batches))}
-            own |= {key: _once(form) for key, form in work.peft_prediction(work.dataset_order()).items()}
+            own = {OURS: _once(kind.ours(work, batches))}
+            own |= {key: _once(form) for key, form in kind.peft(work, work.dataset_order()).items()}
             yield Case(
-                "predict", f"{name}, {lengths.name}, own batching", "utterances", own, aims={PEFT: 1.3}
+                kind.stage, f"{name}, {lengths.name}, own batching", "utterances", own, aims={PEFT: 1.3}
             )
 
 

@@ -34,7 +34,7 @@ from speechprompt.lms.gslm_units import GslmUnitLM
 from speechprompt.prompting.predictor import window_scores
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.speech.units import Units
-from speechprompt.spoken_lm import SpokenLM, multiplies_bfloat16
+from speechprompt.spoken_lm import SpokenLM, content_of, multiplies_bfloat16
 
 LABELS = 8
 REAL_TIME, FAR_REAL_TIME = 15.0, 50.0
@@ -128,7 +128,8 @@ class TinyWork:
         about = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
         sizes = {name: about["encoder"][name] for name in ("mels", "layers", "width", "heads", "inner")}
         frames = [round(self.seconds * self.tokenizer.frame_rate)] * len(self.clips)
-        return mel_encoder_products(frames, centres=self.tokenizer.unit_count, **sizes)
+        centres = content_of(self.tokenizer).unit_count
+        return mel_encoder_products(frames, centres=centres, **sizes)
 
     def _lm_products(self) -> list[Product]:
         return prediction_products(sizes_of(self.lm), list(map(len, self.units)), PROMPT_LENGTH, LABELS)

@@ -118,7 +118,10 @@ def _joint_steps(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, Tensor, Ten
 
 
 def _passes(units: Sequence[Sequence[Units]], most_rows: int | None) -> list[list[int]]:
-    """Runs whose batches' longest rows are within a quarter (and 8 units) of each other, shortest first."""
+    """Runs whose batches' longest rows are within a quarter (and 8 units) of each other, shortest first.
+
+    Together they have at most `most_rows` rows (None: any number), unless a single run has more.
+    """
     longest = [max(map(len, rows)) for rows in units]
     groups: list[list[int]] = []
     taken = 0
