@@ -121,15 +121,16 @@ def test_silence_around_a_tone_is_unvoiced() -> None:
 
 
 @pytest.mark.parametrize("maximum", [400, 600])
-@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 def test_any_audio_has_a_defined_result(rate: int, maximum: int) -> None:
     tracker, clips = BatchPitchTracker(maximum_hz=maximum), hard_clips(rate)
     tracks = dict(zip(clips, tracker.track(list(clips.values()), rate), strict=True))
+    highest = 425 if maximum == 400 else 1.07 * maximum
     for name, track in tracks.items():
         assert track.dtype == np.float32
         assert len(track) == -(-len(clips[name]) * 200 // rate), name
         assert np.isfinite(track).all(), name
-        assert ((track == 0) | ((track >= 55) & (track <= 1.07 * maximum))).all(), name
+        assert ((track == 0) | ((track >= 55) & (track <= highest))).all(), name
         if name in PITCHLESS:
             assert not track.any(), name
     for name in ("one frame", "two frames", "creaky", "whispered", "a child"):
