@@ -17,7 +17,8 @@ import torch
 from cli.material import QUICK, Run, rewritten, without_slots, write_tone
 from speechprompt import Artifact, Corpus, Predictor, SpokenLM, train
 from speechprompt import evaluate as evaluate_in_python
-from speechprompt.testing import ToyTokenizer
+from speechprompt.spoken_lm_folder import write_folder
+from speechprompt.testing import ToyTokenizer, toy_lm
 
 
 @pytest.fixture
@@ -236,3 +237,35 @@ def test_a_file_name_that_is_no_utf8_is_one_line() -> None:
     assert ran.returncode == 1
     assert len(ran.stderr.splitlines()) == 1
     assert ran.stderr.startswith(b"error: \\udcff is not a prompt folder")
+
+
+@pytest.mark.parametrize("in_hardware", [True, False])
+def test_answers_take_bfloat16_where_it_pays_and_numbers_do_not(
+    run: Run, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_hardware: bool
+) -> None:
+    monkeypatch.setattr("speechprompt.spoken_lm.multiplies_bfloat16", lambda: in_hardware)
+    wide = write_folder(tmp_path / "wide", toy_lm(width=128).model, "toy", "toy", "CC0-1.0")
+    prompt = tmp_path / "word"
+    assert run("train", units, "--lm", wide, "--out", prompt, "--slots", "word", "--quiet", *QUICK).code == 0
+
+    def scores(*flags: str) -> list[float]:
+        ran = run("predict", units, "--prompt", prompt, "--lm", wide, "--json", "--quiet", *flags)
+        answers = [json.loads(line) for line in ran.out.splitlines()]
+        return [score for answer in answers for score in answer["slots"]["word"]["scores"].values()]
+
+    exact, rounded = scores("--dtype", "float32"), scores("--dtype", "bfloat16")
+    assert exact != rounded
+    assert exact == pytest.approx(rounded, abs=0.05)
+    assert scores() == (rounded if in_hardware else exact)
+
+    used: list[SpokenLM] = []
+    monkeypatch.setattr("speechprompt.server.running.run_server", lambda lm, *_, **__: used.append(lm))
+    monkeypatch.setattr("speechprompt.cli.evaluate.scored", lambda _, lm, *rest: used.append(lm))
+    monkeypatch.setattr("speechprompt.cli.evaluate.compared", lambda *_: [])
+    monkeypatch.setattr("speechprompt.cli.evaluate.parts_of", lambda _: [])
+    run("evaluate", prompt, units, "--lm", wide, "--baselines", "none", "--quiet")
+    assert run("serve", tmp_path, "--lm", wide).code == 0
+    assert [lm.lm.dtype for lm in used] == [
+        torch.float32,
+        torch.bfloat16 if in_hardware else torch.float32,
+    ]

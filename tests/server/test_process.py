@@ -31,7 +31,7 @@ LABELS = {"colour": ("red", "green", "blue")}
 
 @pytest.fixture(scope="module")
 def tiny() -> SpokenLM:
-    return SpokenLM.load("tiny")
+    return SpokenLM.load("tiny", dtype="auto")
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def predict(
     ] = False,
     lm: ArtifactLm = None,
     device: Device = "auto",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     threads: Threads = None,
 ) -> None:
     """Ask one or several prompts about audio files; each file is encoded once.

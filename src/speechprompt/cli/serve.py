@@ -52,7 +52,7 @@ def serve(
     ] = None,
     lm: ArtifactLm = None,
     device: Device = "auto",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     threads: Threads = None,
 ) -> None:
     """Serve every prompt of a folder over HTTP: one LM in memory, mixed batches, a page at /, documents at /docs.
