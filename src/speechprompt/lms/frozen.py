@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speechprompt.lms.packed_layers import packed_layers, runs_packed
 from speechprompt.lms.packing import Group, Packing, Workspace
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.transformer import Attention, Decoder, Layer
@@ -33,12 +34,22 @@ _idle: list[Workspace] = []  # list.pop and append are atomic, so threads may sh
 
 def runs_frozen(decoder: Decoder) -> bool:
     """Whether this form can take the place of `decoder.forward`: two or more plain frozen layers on a CPU."""
-    if len(decoder.layers) < 2 or decoder.layer_norm.weight.device.type != "cpu":
+    norm = decoder.layer_norm
+    if len(decoder.layers) < 2 or norm.weight.device.type != "cpu" or not _is_plain(norm, nn.LayerNorm):
         return False
-    for module in decoder.modules():
-        if isinstance(module, nn.Linear | nn.LayerNorm) and type(module) not in (nn.Linear, nn.LayerNorm):
-            return False
-    return not any(parameter.requires_grad for parameter in decoder.parameters())
+    return all(_is_frozen(cast(Layer, layer)) for layer in decoder.layers)
+
+
+def _is_frozen(layer: Layer) -> bool:
+    norms = (layer.self_attn_layer_norm, layer.final_layer_norm)
+    return all(_is_plain(one, nn.Linear) for one in layer.linears) and all(
+        _is_plain(one, nn.LayerNorm) for one in norms
+    )
+
+
+def _is_plain(module: Any, kind: type[nn.Module]) -> bool:
+    """Whether a module is of just this kind, with a weight and a bias that are frozen."""
+    return type(module) is kind and not (module.weight.requires_grad or module.bias.requires_grad)
 
 
 def run_frozen(
@@ -56,9 +67,17 @@ def run_frozen(
     """
     layers = [cast(Layer, layer) for layer in decoder.layers]
     packing = Packing.of(lengths, prefixes, layers[0].self_attn.heads, x.dtype)
-    work = _Work(layers[:-1], packing, prefixes, packing.starts + trained_rows)
-    run: Callable[..., Tensor] = _Layers.apply
-    states = run(packing.pack(x.detach()), trained, prefixes.stacked, work)
+    states = packing.pack(x.detach())
+    trains = torch.is_grad_enabled() and (trained.requires_grad or prefixes.stacked.requires_grad)
+    if not trains and runs_packed(decoder):
+        space = _borrow()
+        for i, layer in enumerate(packed_layers(decoder)):
+            states = layer(states, i, packing, prefixes, space)
+        _give_back(space)
+    else:
+        work = _Work(layers[:-1], packing, prefixes, packing.starts + trained_rows)
+        run: Callable[..., Tensor] = _Layers.apply
+        states = run(states, trained, prefixes.stacked, work)
     hidden: Tensor = decoder.layer_norm(last_layer(layers[-1], states, packing, prefixes, rows))
     return hidden
 
@@ -194,7 +213,7 @@ def _attend(
         queries, keys, values = take("q", n, d), take("k", m, d), take("v", m, d)
         queries.copy_(group.of(q, heads))
         for kind, (whole, own) in enumerate(((keys, k), (values, v))):
-            whole[:, :, :length] = _of_rows(work.prefixes, index, kind, group)
+            whole[:, :, :length] = work.prefixes.of_rows(index, kind, group.rows)
             whole[:, :, length : length + n] = group.of(own, heads)
             whole[:, :, length + n :] = 0
         queries, keys, values = (t.flatten(0, 1) for t in (queries, keys, values))
@@ -274,12 +293,6 @@ def _attend_backward(
             if scale != 1:
                 place.mul_(scale)
     return found
-
-
-def _of_rows(prefixes: PrefixBatch, layer: int, kind: int, group: Group) -> Tensor:
-    """Prefix keys (kind 0) or values (1) of a layer for the utterances of a group, (1 or b, H, P, head_dim)."""
-    stacked = prefixes.stacked[layer, kind]
-    return stacked if len(stacked) == 1 else stacked[prefixes.rows[group.rows]]
 
 
 def _add_rows(total: Tensor, gradient: Tensor, scale: float, prefixes: PrefixBatch, group: Group) -> None:

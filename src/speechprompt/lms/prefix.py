@@ -50,6 +50,11 @@ class PrefixBatch:
             return keys, values
         return keys[self.rows], values[self.rows]
 
+    def of_rows(self, layer: int, kind: int, rows: Tensor) -> Tensor:
+        """Keys (kind 0) or values (1) of a layer for the rows (b,) of the batch, (1 or b, kv_heads, P, head_dim)."""
+        stacked = self.stacked[layer, kind]
+        return stacked if len(stacked) == 1 else stacked[self.rows[rows]]
+
     def visible(self) -> Tensor | None:
         """Which prefix positions a row may look at, (B,P) bool; None when all of them."""
         if len(self.lengths) == 1 or bool((self.lengths == self.length).all()):

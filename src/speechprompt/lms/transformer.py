@@ -81,6 +81,12 @@ class Layer(nn.Module):
         self.fc2 = nn.Linear(inner, width)
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)
 
+    @property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        """Its six linear layers."""
+        attention = self.self_attn
+        return attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, self.fc1, self.fc2
+
     def forward(
         self, x: Tensor, memory: Memory | None, layer: int, mask: Any, rows: Tensor | None = None
     ) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import HubertModel
 from transformers.activations import ACT2FN
 
-from speechprompt.tokenizers.packed_linear import PackedLinear
+from speechprompt.packed_linear import PackedLinear
 
 _MOMENT_ROWS = 1 << 16
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import HubertModel
 from transformers.activations import ACT2FN
 
-from speechprompt.tokenizers.packed_linear import PackedLinear
+from speechprompt.packed_linear import PackedLinear
 from speechprompt.tokenizers.spectral_convolution import SpectralConvolution
 
 _WRITTEN_OUT_FRAMES = 1000  # the fused kernel is slower in bfloat16 on a CPU; over this, scores take memory
