@@ -15,7 +15,7 @@ from speechprompt.speech.speeds import SpeedCopies, at_speed, speed_key
 from speechprompt.speech.unit_store import UnitStore, file_key
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
-from speechprompt.tokenizers.protocol import Waveform
+from speechprompt.tokenizers.protocol import Waveform, precision_of
 
 BATCH_SECONDS = 60.0
 """Audio that is decoded and encoded at once."""
@@ -108,7 +108,8 @@ def with_speed_copies(
 
 
 def _store(store: UnitStore | None, spoken_lm: SpokenLM) -> UnitStore:
-    return UnitStore(None, spoken_lm.tokenizer.fingerprint, "float32") if store is None else store
+    tokenizer = spoken_lm.tokenizer
+    return UnitStore(None, tokenizer.fingerprint, precision_of(tokenizer)) if store is None else store
 
 
 def check_units(corpus: Corpus, spoken_lm: SpokenLM) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,8 +34,12 @@ TRACKERS = tuple(
 Ours looks for F0 up to 400 Hz, as theirs does, or up to the number in its name. F0 is measured from an utterance's
 mean, or with `-absolute` from nothing.
 """
-HUBERT_UNITS = {f"hubert-base-l6-km{count}": count for count in (50, 100, 200)}
-"""Published tokenizers: HuBERT-base, layer 6, k-means of so many centres."""
+ROUNDED = "+bfloat16"
+"""Behind the name of a published tokenizer or spoken LM: HuBERT multiplies in bfloat16, so its units are others."""
+HUBERT_UNITS = {
+    f"hubert-base-l6-km{count}{ending}": count for ending in ("", ROUNDED) for count in (50, 100, 200)
+}
+"""Published tokenizers: HuBERT-base, layer 6, k-means of so many centres; each in fp32 and in bfloat16."""
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -75,6 +79,16 @@ PUBLISHED = {
     )
     for kind in ("discrete", "continuous")
 }
+
+
+def published(name: str) -> Published | None:
+    """The published spoken LM of this name, `+bfloat16` or not; None where there is none."""
+    bare = name.removesuffix(ROUNDED)
+    model = PUBLISHED.get(bare)
+    if model is None or bare == name:
+        return model
+    units, plus, tracker = model.tokenizer.partition("+")
+    return replace(model, name=name, tokenizer=f"{units}{ROUNDED}{plus}{tracker}")
 
 
 class SpokenLM:
@@ -122,7 +136,8 @@ class SpokenLM:
     ) -> SpokenLM:
         """Find a spoken LM: a bundled or published name (with or without `@version`), or a folder.
 
-        A name wins over a folder of that name; write `./tiny` (or pass a Path) for the folder.
+        A name wins over a folder of that name; write `./tiny` (or pass a Path) for the folder. A published name with
+        `+bfloat16` makes its units in bfloat16: another tokenizer, so its prompts are others too.
 
         `dtype` is what the unit LM computes in; `auto` takes bfloat16 where `prefers_bfloat16` says that it
         pays. UnknownName for a name that is none of these, CheckpointError for a damaged folder, UsageError
@@ -136,8 +151,8 @@ class SpokenLM:
             if version and found.name != str(name_or_path):
                 raise UsageError(f"{name_or_path} is not in this installation, which has {found.name}")
             return found
-        if name in PUBLISHED:
-            found = cls._published(PUBLISHED[name], device, dtype)
+        if (model := published(name)) is not None:
+            found = cls._published(model, device, dtype)
             if version and found.name != str(name_or_path):
                 raise UsageError(f"{name_or_path} is not known; this installation reads {found.name}")
             return found
@@ -210,7 +225,7 @@ def _expected(tokenizer: UnitTokenizer, folder: Path, about: Mapping[str, Any]) 
 def tokenizer_names() -> list[str]:
     """Tokenizers that have a name: published ones, and those of bundled spoken LMs, whole and without sound codes.
 
-    `+f0` and the other `TRACKERS` behind any of them add F0.
+    A published one has a second name for bfloat16. `+f0` and the other `TRACKERS` behind any of them add F0.
     """
     bundled = sorted(path.parent.parent.name for path in BUNDLED.glob("*/tokenizer/tokenizer.json"))
     return [*HUBERT_UNITS, *(name + ending for name in bundled for ending in ("", "-content"))]
@@ -222,13 +237,13 @@ def load_tokenizer(name_or_folder: str | Path, device: str = "cpu") -> UnitToken
     A name wins over a folder of that name (pass a Path). UnknownName for neither; CheckpointError for a damaged folder.
     """
     if isinstance(name_or_folder, str):
+        if name_or_folder in HUBERT_UNITS:
+            return _hubert(name_or_folder, device)
+        if name_or_folder in tokenizer_names():
+            return _bundled(name_or_folder, device)
         bare, plus, tracker = name_or_folder.rpartition("+")
         if plus and bare in tokenizer_names():
             return with_f0(load_tokenizer(bare, device), tracker, device)
-        if name_or_folder in HUBERT_UNITS:
-            return _hubert(HUBERT_UNITS[name_or_folder], device)
-        if name_or_folder in tokenizer_names():
-            return _bundled(name_or_folder, device)
     folder = Path(name_or_folder)
     try:
         about = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -316,16 +331,17 @@ def _published_lm(model: Published) -> UnitLM:
     return GslmUnitLM(load_gslm(archive))
 
 
-def _hubert(centres: int, device: str) -> UnitTokenizer:
+def _hubert(name: str, device: str) -> UnitTokenizer:
     from speechprompt.downloads import fetch_published
     from speechprompt.tokenizers.hubert import HubertTokenizer
 
     return HubertTokenizer.from_fairseq(
         fetch_published("hubert-base-ls960"),
         layer=6,
-        centres=fetch_published(f"hubert-base-l6-km{centres}"),
-        name=f"hubert-base-l6-km{centres}",
+        centres=fetch_published(name.removesuffix(ROUNDED)),
+        name=name,
         device=device,
+        precision="bfloat16" if name.endswith(ROUNDED) else "float32",
     )
 
 

@@ -39,7 +39,7 @@ def default(terminal: Terminal, context: typer.Context) -> None:
 
 
 def list_all(terminal: Terminal) -> None:
-    """List the spoken LMs that have a name."""
+    """List the spoken LMs that have a name; `+bfloat16` behind a published one makes its units in bfloat16."""
     from speechprompt.spoken_lm import known_names
 
     found = [facts_of(name) for name in known_names()]
@@ -61,7 +61,7 @@ def show(terminal: Terminal, name: Name) -> None:
 def facts_of(name: str) -> dict[str, Any]:
     """A spoken LM's versioned name, state, tokenizer, licence and files. UnknownName for none."""
     from speechprompt.downloads import place
-    from speechprompt.spoken_lm import PUBLISHED, SpokenLM
+    from speechprompt.spoken_lm import SpokenLM
 
     spoken_lm = SpokenLM.load(name)
     if spoken_lm.folder is not None:
@@ -74,7 +74,7 @@ def facts_of(name: str) -> dict[str, Any]:
                 "path": str(place(file.url)),
                 "state": "here" if place(file.url).is_file() else "not fetched",
             }
-            for file in published_files(PUBLISHED[name.partition("@")[0]].name)
+            for file in published_files(name.partition("@")[0])
         ]
         state = "fetched" if all(file["state"] == "here" for file in files) else "not fetched"
     return {
@@ -90,11 +90,11 @@ def facts_of(name: str) -> dict[str, Any]:
 def published_files(name: str) -> list[PublishedFile]:
     """The files that a published spoken LM is made of. UnknownName when it is not published."""
     from speechprompt import downloads
-    from speechprompt.spoken_lm import PUBLISHED
+    from speechprompt.spoken_lm import PUBLISHED, published
 
-    if name not in PUBLISHED:
+    model = published(name)
+    if model is None:
         raise UnknownName("published spoken LM", name, PUBLISHED)
-    model = PUBLISHED[name]
     return [downloads.PUBLISHED[part] for part in model.files]
 
 

@@ -200,7 +200,7 @@ def check_fits(config: PromptConfig, spoken_lm: SpokenLM, path: Path) -> None:
     if config.tokenizer != spoken_lm.tokenizer_name:
         raise ArtifactError(
             f"{path} was trained on units of {config.tokenizer}, but {spoken_lm.name} makes units "
-            f"with {spoken_lm.tokenizer_name}"
+            f"with {spoken_lm.tokenizer_name}; pass --lm {config.spoken_lm}, or train it again"
         )
 
 

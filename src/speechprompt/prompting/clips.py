@@ -14,12 +14,11 @@ from speechprompt.errors import AudioError
 from speechprompt.speech.audio import AudioLimits, audio_hash, read_waveform
 from speechprompt.speech.unit_cache import CacheKey, UnitCache
 from speechprompt.speech.units import Units
-from speechprompt.tokenizers.protocol import UnitTokenizer, Waveform
+from speechprompt.tokenizers.protocol import UnitTokenizer, Waveform, precision_of
 
 WINDOW_SECONDS = 10.0
 LONGEST_HOURS = 4.0
 """Most hours of a clip: its samples (0.9 GB at 16 kHz) and what is made of them are in memory while it is encoded."""
-PRECISION = "float32"
 
 ClipSource = str | Path | NDArray[np.float32]
 """A path, or a mono waveform (S,) at the tokenizer's rate."""
@@ -101,7 +100,10 @@ class ClipEncoder:
         """Where the cache keeps the units of a waveform."""
         rate = self.tokenizer.sample_rate
         return CacheKey(
-            audio_hash(waveform, rate), self.tokenizer.fingerprint, PRECISION, int(self.window_seconds * rate)
+            audio_hash(waveform, rate),
+            self.tokenizer.fingerprint,
+            precision_of(self.tokenizer),
+            int(self.window_seconds * rate),
         )
 
 

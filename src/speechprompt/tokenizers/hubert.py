@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,12 +19,11 @@ from speechprompt.speech.units import Units, deduplicate
 from speechprompt.tokenizers.hubert_encoder import Chunking, HubertEncoder
 from speechprompt.tokenizers.hubert_files import CONFIG_FIELDS, build, read_fairseq, read_pretrained
 from speechprompt.tokenizers.kmeans import KMeans
-from speechprompt.tokenizers.protocol import Waveform
+from speechprompt.tokenizers.protocol import Precision, Waveform
 
 KIND = "hubert"
 SCHEMA = 1
 SAMPLE_RATE = 16_000
-Precision = Literal["float32", "bfloat16"]
 
 
 class HubertTokenizer:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from speechprompt.errors import UnitsError
 from speechprompt.speech.units import Units
-from speechprompt.tokenizers.protocol import UnitTokenizer, Waveform
+from speechprompt.tokenizers.protocol import UnitTokenizer, Waveform, precision_of
 
 F0_RATE = 200
 """F0 values per second of every tracker: a hop of 5 ms."""
@@ -72,7 +72,7 @@ class ProsodyTokenizer:
         self.means: Mapping[str, float] = {} if isinstance(mean, str) else mean
         self.name = f"{tokenizer.name}+{tracker.name}{ABSOLUTE if self.absolute else ''}"
         self.sample_rate, self.frame_rate = tokenizer.sample_rate, tokenizer.frame_rate
-        self.unit_count = tokenizer.unit_count
+        self.unit_count, self.precision = tokenizer.unit_count, precision_of(tokenizer)
         about = [
             tokenizer.fingerprint,
             tracker.fingerprint,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechprompt.speech.units import Units
 
+Precision = Literal["float32", "bfloat16"]
+"""What an encoder multiplies in."""
 Waveform = NDArray[np.float32]
 """Mono samples (S,) at the tokenizer's `sample_rate`, nominally in [-1, 1]."""
 
@@ -36,3 +38,9 @@ class UnitTokenizer(Protocol):
     def encode_batch(self, waveforms: Sequence[Waveform]) -> list[Units]:
         """Units of several waveforms, each as if alone."""
         ...
+
+
+def precision_of(tokenizer: UnitTokenizer) -> Precision:
+    """What a tokenizer multiplies in: its `precision` where it has one, else fp32."""
+    found: Precision = getattr(tokenizer, "precision", "float32")
+    return found
