@@ -120,8 +120,8 @@ def test_torch_free_rooms_load_no_torch() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     lines = ("import sys", "from speechprompt.cli import main", "code = main(['--help'])")
-    code = "\n".join([*lines, f"print(code, {HEAVY}, 'pydantic' in sys.modules)"])
-    assert fresh(code).splitlines()[-1] == "0 [] False"
+    code = "\n".join([*lines, f"print(code, {HEAVY}, {{'pydantic', 'numpy'}} & {{*sys.modules}})"])
+    assert fresh(code).splitlines()[-1] == "0 [] set()"
 
 
 def test_answers_of_the_bundled_lm_need_no_transformers() -> None:

@@ -230,6 +230,7 @@ def test_a_tokenizer_folder_lends_its_content_and_travels_along(
         (("--streams", "duration"), "did you mean durations"),
         (("--f0-bins", "8"), "--streams durations,f0"),
         (("--streams", "durations", "--f0-mean", "absolute"), "--f0-mean"),
+        (("--streams", "f0", "--f0-mean", "absolut"), "did you mean absolute"),
         (("--streams", "durations,f0", "--f0-bins", "1"), "'f0_bins'"),
         (("--streams", "durations", "--prosody-weight", "-1"), "'prosody_weight'"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -21,11 +21,15 @@ from speechprompt.cli.pretraining_run import (
 )
 from speechprompt.cli.pretraining_sources import read_units
 from speechprompt.cli.terminal import Terminal, pairs
-from speechprompt.cli.tokenizer_part import F0Mean, TokenizerPart, tokenizer_name
+from speechprompt.cli.tokenizer_part import TokenizerPart, tokenizer_name
 from speechprompt.cli.train import Config
 from speechprompt.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from speechprompt.pretraining.lm_folder import LmIdentity
+    from speechprompt.pretraining.material import UnitMaterial
     from speechprompt.pretraining.unit_lm_options import UnitLmOptions
 
 STREAMS = ("durations", "f0")
@@ -57,9 +61,10 @@ Streams = Annotated[
     ),
 ]
 MeanF0 = Annotated[
-    F0Mean | None,
+    str | None,
     typer.Option(
         "--f0-mean",
+        metavar="utterance|absolute",
         help="What log-F0 is measured from: the utterance's mean (default), or nothing (absolute).",
     ),
 ]
@@ -97,7 +102,7 @@ def lm(
     sequence once, and none that a validation or test row also has. While it runs, PATH.run holds the state: the
     same command goes on where a stopped one was.
     """
-    from speechprompt.pretraining.lm_folder import LmIdentity, pretrain_lm_folder
+    from speechprompt.pretraining.lm_folder import pretrain_lm_folder
     from speechprompt.pretraining.material import gather
     from speechprompt.spoken_lm_folder import check_folder_output
 
@@ -108,23 +113,10 @@ def lm(
     place, started = chosen_device(device, threads), perf_counter()
     part = prosodic(tokenizer_name(tokenizer, place), read, f0_mean, terminal)
     corpora = read_units(terminal, sources, part, fields, names_of(without) or [], names_of(untested) or [])
-    excluded = read_units(terminal, exclude or [], part, None)
-    material = gather(corpora, excluded, fields, held_out)
-    terminal.say(
-        f"{len(material.taught):,} sequences, {sum(map(len, material.taught)):,} units to learn from; "
-        f"{len(material.held_out):,} held out, {material.left_out:,} left out"
-    )
+    material = gather(corpora, read_units(terminal, exclude or [], part, None), fields, held_out)
+    terminal.say(_amounts(material))
     with resumable(terminal, out, "unit LM") as (work, progress):
-        identity = LmIdentity(
-            name or out.name,
-            version,
-            part.name,
-            part.unit_count,
-            part.written(work / "tokenizer"),
-            license,
-            part.fingerprint,
-            part.f0_from,
-        )
+        identity = _identity(name or out.name, version, license, part, work / "tokenizer")
         record = pretrain_lm_folder(
             material,
             identity,
@@ -141,6 +133,23 @@ def lm(
         key.replace("_", " "): value for key, value in document.items() if key not in ("options", "material")
     }
     terminal.show(document, pairs(facts), f"next: speechprompt train SOURCE --lm {out} --out prompts/TASK")
+
+
+def _amounts(material: UnitMaterial) -> str:
+    return (
+        f"{len(material.taught):,} sequences, {sum(map(len, material.taught)):,} units to learn from; "
+        f"{len(material.held_out):,} held out, {material.left_out:,} left out"
+    )
+
+
+def _identity(name: str, version: str, license: str | None, part: TokenizerPart, scratch: Path) -> LmIdentity:
+    """What the new LM is called; a tokenizer that goes into its folder is written to `scratch`."""
+    from speechprompt.pretraining.lm_folder import LmIdentity
+
+    folder = part.written(scratch)
+    return LmIdentity(
+        name, version, part.name, part.unit_count, folder, license, part.fingerprint, part.f0_from
+    )
 
 
 def lm_options(
@@ -168,9 +177,14 @@ def lm_options(
 
 
 def prosodic(
-    part: TokenizerPart, streams: frozenset[str], f0_mean: F0Mean | None, terminal: Terminal
+    part: TokenizerPart, streams: frozenset[str], f0_mean: str | None, terminal: Terminal
 ) -> TokenizerPart:
-    """The tokenizer whose units carry the streams. UsageError where --f0-mean has nothing to say."""
+    """The tokenizer whose units carry the streams. UsageError where --f0-mean has nothing to say or is unknown."""
+    from speechprompt.tokenizers.prosody import F0Mean
+
+    known: dict[str, F0Mean] = {mean: mean for mean in get_args(F0Mean)}
+    if f0_mean is not None and f0_mean not in known:
+        raise UnknownName("--f0-mean", f0_mean, known)
     if f0_mean is not None and ("f0" not in streams or part.f0_from):
         raise UsageError("--f0-mean goes with --streams f0 and a tokenizer that brings no F0 of its own")
     if not streams or part.f0_from:
@@ -180,4 +194,4 @@ def prosodic(
         terminal.notice(
             f"the codes of timbre and prosody of {part.name} are left out: {content.name} is read"
         )
-    return content.with_f0(f0_mean or "utterance") if "f0" in streams else content
+    return content.with_f0(known[f0_mean or "utterance"]) if "f0" in streams else content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,10 +28,13 @@ from speechprompt.cli.terminal import Progress, Terminal, percent, table
 from speechprompt.cli.train import Recipe, Shots, few, trainable
 from speechprompt.cli.training_options import option_flags, resolved
 from speechprompt.errors import ArtifactError, OutputExists
-from speechprompt.experiments.search import DEFAULT_SPACE, read_space, searcher
 
 if TYPE_CHECKING:
+    from speechprompt.experiments.search import Dimension
     from speechprompt.experiments.sweep import Trial
+    from speechprompt.prompting.recipes import TrainingOptions
+    from speechprompt.speech.manifest import Corpus
+    from speechprompt.spoken_lm import SpokenLM
 
 Try = Annotated[
     list[str] | None,
@@ -82,33 +85,22 @@ def sweep(
     validation accuracy is too good by selection: evaluate PATH/best on the test split. PATH holds best and
     sweep.json; while it runs, PATH.run holds what the same command goes on from.
     """
+    from speechprompt.experiments.search import DEFAULT_SPACE, read_space, searcher
     from speechprompt.experiments.sweep import Sweep, finish
-    from speechprompt.prompting.joint import variants_of
     from speechprompt.prompting.task import Task
-    from speechprompt.prompting.train import provenance
 
     _check_output(out, force)
-    options, dimensions = resolved(recipe, changes), read_space(space or DEFAULT_SPACE)
+    space = space or [*DEFAULT_SPACE]
+    options, dimensions = resolved(recipe, changes), read_space(space)
     picks = searcher(search, dimensions, trials, search_seed)
-    variants = [options]
-    for dimension in dimensions:  # a wrong value fails before anything is encoded
-        variants += [variant for _, variant in variants_of(options, {dimension.name: dimension.ends})]
+    variants = _ends(options, dimensions)
     corpus = trainable(read_source(source, terminal, names_of(slots), split_field), None)
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     corpus = only_splits(few(corpus, shots, options.seed), ("train", "valid"))
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
     corpus = with_copies(corpus, spoken_lm, terminal, variants)
-    described = {
-        "source": source,
-        "spoken_lm": spoken_lm.name,
-        "lm_fingerprint": spoken_lm.lm.fingerprint,
-        "corpus": provenance(corpus),
-        "slots": list(corpus.slots),
-        "space": list(space or DEFAULT_SPACE),
-        "search": search,
-        "search_seed": search_seed,
-        "options": options.model_dump(mode="json"),
-    }
+    searched = {"space": space, "search": search, "search_seed": search_seed}
+    described = _described(source, corpus, spoken_lm, searched, options)
     folder = out.with_name(out.name + ".run")
     study = Sweep(folder, corpus, Task.of_corpus(corpus), spoken_lm, options, described, at_once)
     try:
@@ -118,6 +110,37 @@ def sweep(
         raise KeyboardInterrupt(f"interrupted; the same command goes on from {folder}") from None
     document = finish(study, found, out)
     terminal.show(document, *_parts(found, out, source, len(corpus.split("valid"))))
+
+
+def _ends(options: TrainingOptions, dimensions: Sequence[Dimension]) -> list[TrainingOptions]:
+    """The options, and with both ends of each dimension: a wrong value fails before anything is encoded."""
+    from speechprompt.prompting.joint import variants_of
+
+    found = [options]
+    for dimension in dimensions:
+        found += [variant for _, variant in variants_of(options, {dimension.name: dimension.ends})]
+    return found
+
+
+def _described(
+    source: str,
+    corpus: Corpus,
+    spoken_lm: SpokenLM,
+    searched: Mapping[str, Any],
+    options: TrainingOptions,
+) -> dict[str, Any]:
+    """What a sweep's file says it was made of; a sweep of anything else is not continued."""
+    from speechprompt.prompting.train import provenance
+
+    return {
+        "source": source,
+        "spoken_lm": spoken_lm.name,
+        "lm_fingerprint": spoken_lm.lm.fingerprint,
+        "corpus": provenance(corpus),
+        "slots": list(corpus.slots),
+        **searched,
+        "options": options.model_dump(mode="json"),
+    }
 
 
 def _check_output(out: Path, force: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,32 +106,16 @@ def table(
     """
     from speechprompt.experiments.results_table import Study, make_table
     from speechprompt.experiments.table_rows import check_columns, read_declaration
-    from speechprompt.spoken_lm import SpokenLM
 
     declared = read_declaration(declaration)
     chosen = declared.chosen(names_of(rows))
     methods = None if columns is None else check_columns(names_of(columns) or [])
     folders = _folders(lm or [])
-    page = write or out / "table.md"
-    if page.suffix != ".md":
-        raise UsageError(f"{page} must end in .md; the JSON is written beside it")
-    for place in (out, page):
-        check_writable(place)
-    where = chosen_device(device, threads)
-
-    def load(name: str) -> SpokenLM:
-        return SpokenLM.load(folders.get(name, name), where, dtype)
-
-    study = Study(
-        declared,
-        material,
-        unpacked or out / "audio",
-        out,
-        load,
-        stages(terminal),
-        seeds or declared.seeds,
-        methods,
-    )
+    page = _page(write or out / "table.md")
+    check_writable(out)
+    load = _loader(folders, chosen_device(device, threads), dtype)
+    audio, stage = unpacked or out / "audio", stages(terminal)
+    study = Study(declared, material, audio, out, load, stage, seeds or declared.seeds, methods)
     study.tuning = tuning
     if budget_minutes is not None:
         study.deadline = time.monotonic() + 60 * budget_minutes
@@ -141,6 +126,21 @@ def table(
             f"interrupted; measured cells are in {out}, the same command goes on from there"
         ) from None
     _show(terminal, found, f"{study.measured} cells measured, {study.reused} reused: {page}")
+
+
+def _page(path: Path) -> Path:
+    """The path, when a page can be written there. UsageError, or the errors of `check_writable`."""
+    if path.suffix != ".md":
+        raise UsageError(f"{path} must end in .md; the JSON is written beside it")
+    check_writable(path)
+    return path
+
+
+def _loader(folders: dict[str, str], device: str, dtype: Dtype) -> Callable[[str], SpokenLM]:
+    """Loads a spoken LM by the name that rows use."""
+    from speechprompt.spoken_lm import SpokenLM
+
+    return lambda name: SpokenLM.load(folders.get(name, name), device, dtype)
 
 
 def _show(terminal: Terminal, found: ResultsTable, last: str) -> None:

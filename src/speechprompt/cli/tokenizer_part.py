@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from speechprompt.errors import UnknownName
 
 if TYPE_CHECKING:
+    from speechprompt.tokenizers.prosody import F0Mean
     from speechprompt.tokenizers.protocol import UnitTokenizer
-
-F0Mean = Literal["utterance", "absolute"]
 
 
 @dataclass(frozen=True)
