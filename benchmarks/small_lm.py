@@ -1,147 +1,137 @@
-"""A prompt's training step on small frozen LMs: our backward pass, the plain form, the matmul bound.
+"""A prompt's training step and prediction on small frozen LMs: our own passes beside the plain form and the bound.
 
-    python benchmarks/small_lm.py [--repeats 6] [--cases small-commands,...]
+    python benchmarks/small_lm.py [--repeats 6] [--cases small-commands,...] [--seeds] [--dtype float32] [--json]
 
-Random weights and units, batch 32, one thread, CPU seconds; both forms take turns on the same batches. The bound is the
-matrix products of all layers but the last (and the last one's keys and values), each timed at its own shape into
-memory that is there already. `eight seeds` trains eight prompts jointly and one after another.
+The cases that `speechprompt bench` has no room for, with its clock, bound and tables. Random weights and units, batches
+of 32 utterances of like length, P as the default recipe takes it, one thread. The plain form is the LM's modules under
+torch's own gradients, in turns with ours on the same batch; how far their answers differ is measured too.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
 from unittest.mock import patch
 
-import numpy as np
 import torch
+from rich.console import Console
 
-from speechprompt.lms import decoder_units, frozen
-from speechprompt.lms.batch import collate
-from speechprompt.lms.gslm import GslmConfig, GslmForCausalLM
+from speechprompt.benchmarking import report as form
+from speechprompt.benchmarking.bank_stages import SEEDS, joint_case
+from speechprompt.benchmarking.case import OURS, Case, Figure
+from speechprompt.benchmarking.clock import Form
+from speechprompt.benchmarking.material import (
+    FLUENT,
+    SMALL_SIZE,
+    SPEECH_COMMANDS,
+    TINY,
+    Lengths,
+    dtype_of,
+    fresh_run,
+    random_lm,
+    sizes_of,
+    utterances,
+    weight_bytes,
+)
+from speechprompt.benchmarking.products import DecoderSizes, prediction_products, training_products
+from speechprompt.benchmarking.suite import measured
+from speechprompt.cli.terminal import table
+from speechprompt.lms import decoder_units
 from speechprompt.lms.gslm_units import GslmUnitLM
-from speechprompt.prompting.bank import Bank
-from speechprompt.prompting.classifier import classify
-from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.bank import FoldedPrompt
+from speechprompt.prompting.predictor import window_scores
 from speechprompt.prompting.recipes import TrainingOptions
-from speechprompt.prompting.run import Examples, Run
-from speechprompt.prompting.task import Task
+from speechprompt.prompting.run import Run
 from speechprompt.prompting.training import train_step
+from speechprompt.speech.buckets import length_buckets
 from speechprompt.speech.units import Units
 
-SMALL, TINY, BASE = (6, 256, 4, 1024, 104), (4, 192, 3, 640, 696), (4, 1024, 16, 4096, 104)
-"""Layers, width, heads, inner width, vocabulary; BASE is GSLM with a third of its layers."""
+BATCH, BATCHES = 32, 40
+SMALL, BASE = DecoderSizes(6, 256, 4, 1024, 104), DecoderSizes(4, 1024, 16, 4096, 104)
+"""`hubert100-small`, and GSLM with a third of its layers."""
 CASES = {
-    "small-commands": (SMALL, 20, 4),
-    "small-fluent": (SMALL, 73, 20),
-    "tiny-1s": (TINY, 40, 6),
-    "tiny-4s": (TINY, 170, 15),
-    "base-commands": (BASE, 20, 4),
+    "small-commands": (SMALL, SPEECH_COMMANDS),
+    "small-fluent": (SMALL, FLUENT),
+    "tiny-1s": (SMALL_SIZE, TINY),
+    "tiny-4s": (SMALL_SIZE, Lengths("four-second clips", 170.0, 15.0, 8)),
+    "base-commands": (BASE, SPEECH_COMMANDS),
 }
-"""Sizes of the LM, mean and standard deviation of units an utterance."""
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main() -> None:
-    """Measure every case and print a line each."""
+    """Measure and print the tables of `speechprompt bench`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--seeds", action="store_true", help="eight seeds jointly, too, at batch 32 and 4")
-    arguments = parser.parse_args()
+    parser.add_argument("--dtype", choices=DTYPES, default="auto")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    for name in arguments.cases.split(","):
-        lm, runs = setting(name, 8 if arguments.seeds else 1)
-        measure(name, lm, runs[0], arguments.repeats)
-        if arguments.seeds:
-            for size in (32, 4):
-                jointly(name, *setting(name, 8, size), size, arguments.repeats)
-
-
-def setting(name: str, seeds: int, batch: int = 32) -> tuple[GslmUnitLM, list[Run]]:
-    """An LM in bf16 and runs of so many seeds on random units."""
-    (layers, width, heads, inner, vocabulary), mean, deviation = CASES[name]
-    torch.manual_seed(0)
-    config = GslmConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=inner,
+    lms = {name: random_lm(CASES[name][0], "cpu", DTYPES[given.dtype]) for name in given.cases.split(",")}
+    found = measured(
+        (case for name, lm in lms.items() for case in cases(name, lm, given.seeds)), given.repeats
     )
-    lm = GslmUnitLM(GslmForCausalLM(config)).to(dtype=torch.bfloat16)
-    random = np.random.default_rng(0)
-    lengths = np.clip(random.normal(mean, deviation, 1280), 3, None).astype(int)
-    units = [Units(random.integers(0, 100, n)) for n in lengths]
-    task = Task(name, {"label": tuple(f"label{i}" for i in range(12))})
-    examples = Examples(units, torch.arange(len(units))[:, None] % 12)
-    runs = []
-    for seed in range(seeds):
-        options = TrainingOptions(seed=seed, batch_size=batch)
-        entry = new_entry(task, lm, options, examples.units, examples.targets)
-        runs.append(Run(str(seed), entry, options, examples, examples))
-    return lm, runs
+    if given.json:
+        print(json.dumps(found.to_json(), indent=1))
+        return
+    print(form.sentence(found))
+    for headings, cells in form.tables(found):
+        Console(width=200).print(table(headings, cells))
 
 
-def measure(name: str, lm: GslmUnitLM, run: Run, repeats: int) -> None:
-    """Step and prediction in both forms, in turns, beside the bound."""
-    batch = collate(run.train.units[:32])
-    bank, rows = Bank([run.entry]).fold(lm), torch.zeros(32, dtype=torch.int64)
-
-    def predict() -> None:
-        with torch.inference_mode():
-            classify(lm, bank, batch, rows)
-
-    found: dict[str, list[float]] = {key: [] for key in ("step", "plain step", "predict", "plain predict")}
-    for place in range(repeats + 1):
-        for prefix, by_hand in (("", frozen.runs_frozen), ("plain ", lambda decoder: False)):
-            with patch.object(decoder_units, "runs_frozen", by_hand):
-                run.progress.place = place
-                found[prefix + "step"].append(seconds(lambda: train_step(lm, [run])))
-                found[prefix + "predict"].append(seconds(predict))
-    ours = {key: statistics.median(times[1:]) * 1000 for key, times in found.items()}
-    limit = bound(lm, int(np.mean([len(row) + 2 for row in run.train.units]) * 32)) * 1000
-    print(
-        f"{name:16s} step {ours['plain step']:7.1f} -> {ours['step']:7.1f} ms, bound {limit:7.1f}, "
-        f"fraction {limit / ours['plain step']:.3f} -> {limit / ours['step']:.3f}; "
-        f"predict {ours['plain predict']:6.1f} -> {ours['predict']:6.1f} ms",
-        flush=True,
+def cases(name: str, lm: GslmUnitLM, seeds: bool = False) -> Iterator[Case | Figure]:
+    """A step and a prediction in both forms, how far their answers differ, and with `seeds` eight prompts jointly."""
+    lengths = CASES[name][1]
+    units = utterances(lengths, BATCH * BATCHES, lm.unit_count)
+    batches = length_buckets([len(row) for row in units], BATCH)
+    batch = [units[i] for i in batches[len(batches) // 2]]
+    run = fresh_run(lm, batch, lengths.labels, TrainingOptions(batch_size=BATCH))
+    prompt, about = run.entry.fold(lm), (sizes_of(lm), [len(row) for row in batch])
+    needs = (run.entry.prompt.length, lengths.labels)
+    title = f"{name}, {lm.layers}x{lm.width}, {round(lengths.mean)} units, batch {BATCH}"
+    stages = (
+        ("train", _step(lm, run), training_products(*about, *needs), 2),
+        ("predict", _prediction(lm, prompt, batch), prediction_products(*about, *needs), 1),
     )
-
-
-def jointly(name: str, lm: GslmUnitLM, runs: list[Run], size: int, repeats: int) -> None:
-    """All runs in one step against a step each."""
-    joint, apart = [], []
-    for _ in range(repeats + 1):
-        joint.append(seconds(lambda: train_step(lm, runs)))
-        apart.append(seconds(lambda: [train_step(lm, [run]) for run in runs]))
-    together, alone = statistics.median(joint[1:]), statistics.median(apart[1:])
-    print(
-        f"{name:16s} batch {size}: {len(runs)} seeds jointly {together * 1000:.1f} ms, "
-        f"one after another {alone * 1000:.1f} ({alone / together:.2f} x)",
-        flush=True,
+    for stage, ours, products, passes in stages:
+        forms = {OURS: ours, "plain": plainly(ours)}
+        moved = passes * weight_bytes(lm)
+        yield Case(stage, title, "utterances", forms, products, moved, dtype_of(lm))
+    fast, plain = (window_scores_of(each) for each in (stages[1][1], plainly(stages[1][1])))
+    yield Figure(
+        "predict", f"{name}, log-probabilities differ by at most", float((fast - plain).abs().max()), ""
     )
+    if seeds:
+        for size in (BATCH, 4):
+            yield joint_case(lm, name, lengths, size, SEEDS)
 
 
-def bound(lm: GslmUnitLM, rows: int) -> float:
-    """Seconds of the matrix products of a step."""
-    width, inner = lm.width, lm.model.config.intermediate_size
+def plainly(form: Form) -> Form:
+    """The same work without the frozen LM's own passes."""
 
-    def product(left: int, right: int) -> float:
-        x, w = torch.randn(rows, left).to(lm.dtype), torch.randn(left, right).to(lm.dtype)
-        out = torch.empty(rows, right, dtype=lm.dtype)
-        return statistics.median(seconds(lambda: torch.mm(x, w, out=out)) for _ in range(30))
+    def run() -> object:
+        with patch.object(decoder_units, "runs_frozen", lambda decoder: False):
+            return form.run()
 
-    layer = 4 * product(width, width) + product(width, inner) + product(inner, width)
-    return 2 * ((lm.layers - 1) * layer + 2 * product(width, width))
+    return Form(run, form.amount)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+def window_scores_of(form: Form) -> torch.Tensor:
+    """The log-probabilities (B,C) that a prediction gives."""
+    found = form.run()
+    assert isinstance(found, list)
+    return torch.stack([scores.slots["label"] for scores in found])
+
+
+def _step(lm: GslmUnitLM, run: Run) -> Form:
+    return Form(lambda: train_step(lm, [run]), len(run.train.units))
+
+
+def _prediction(lm: GslmUnitLM, prompt: FoldedPrompt, batch: list[Units]) -> Form:
+    return Form(lambda: window_scores(lm, [(prompt, row) for row in batch]), len(batch))
 
 
 if __name__ == "__main__":

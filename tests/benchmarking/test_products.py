@@ -45,10 +45,18 @@ def added_product(_: object, left: list[int], right: list[int], **others: object
     return 2 * prod(left) * right[-1]
 
 
+def packed_product(left: list[int], *others: object, **_: object) -> int:
+    """Operations of a product with a packed weight, which stands behind what is added where something is."""
+    weight = others[1] if isinstance(others[3], str) else others[0]
+    return 2 * prod(left) * weight[0]  # type: ignore[index]
+
+
 def counted(work: object) -> float:
-    # the counter knows these two, but not in place
-    in_place = dict.fromkeys((torch.ops.aten.addmm_, torch.ops.aten.baddbmm_), added_product)
-    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    # the counter knows these two, but not in place; and nothing of packed weights
+    unknown = dict.fromkeys((torch.ops.aten.addmm_, torch.ops.aten.baddbmm_), added_product)
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        unknown[torch.ops.mkldnn._linear_pointwise] = packed_product
+    with FlopCounterMode(display=False, custom_mapping=unknown) as counter:
         work()  # type: ignore[operator]
     return float(counter.get_total_flops())
 

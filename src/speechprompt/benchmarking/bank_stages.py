@@ -143,22 +143,22 @@ def mixed_cases(settings: Settings) -> Iterator[Case]:
 
 def seed_cases(settings: Settings) -> Iterator[Case]:
     """Several seeds in one training against one after another, small LM."""
-    lm = random_lm(SMALL_SIZE, settings.device)
-    seeds = 2 if settings.quick else SEEDS
+    lm, name = random_lm(SMALL_SIZE, settings.device), f"small LM {SMALL_SIZE.layers}x{SMALL_SIZE.width}"
     for batch in (settings.batch_size, 4):
-        units = utterances(TINY, batch, lm.unit_count)
-        runs = [
-            fresh_run(lm, units, TINY.labels, TrainingOptions(batch_size=batch, seed=seed))
-            for seed in range(seeds)
-        ]
-        apart = copy.deepcopy(runs)
-        forms = {
-            OURS: Form(lambda runs=runs: train_step(lm, runs), seeds * batch),  # type: ignore[misc]
-            "one after another": Form(
-                lambda runs=apart: [train_step(lm, [run]) for run in runs],  # type: ignore[misc]
-                seeds * batch,
-            ),
-        }
-        aims = {"one after another": 1.0} if batch > 4 else {}
-        title = f"small LM {SMALL_SIZE.layers}x{SMALL_SIZE.width}, {seeds} seeds jointly, batch {batch}"
-        yield Case("seeds", title, "utterances", forms, aims=aims)
+        yield joint_case(lm, name, TINY, batch, 2 if settings.quick else SEEDS)
+
+
+def joint_case(lm: GslmUnitLM, name: str, lengths: Lengths, batch: int, seeds: int) -> Case:
+    """A step of several prompts in one training against a step of each; no slower, where batches are large."""
+    units = utterances(lengths, batch, lm.unit_count)
+    runs = [
+        fresh_run(lm, units, lengths.labels, TrainingOptions(batch_size=batch, seed=seed))
+        for seed in range(seeds)
+    ]
+    apart = copy.deepcopy(runs)
+    forms = {
+        OURS: Form(lambda: train_step(lm, runs), seeds * batch),
+        "one after another": Form(lambda: [train_step(lm, [run]) for run in apart], seeds * batch),
+    }
+    aims = {"one after another": 1.0} if batch > 4 else {}
+    return Case("seeds", f"{name}, {seeds} seeds jointly, batch {batch}", "utterances", forms, aims=aims)

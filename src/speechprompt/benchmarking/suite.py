@@ -105,6 +105,16 @@ def run_stages(
     return Report(_machine(device, clock.measure, bandwidth, repeats, quick), findings)
 
 
+def measured(cases: Iterable[Case | Finding], repeats: int, device: str = "cpu") -> Report:
+    """Measure cases that belong to no stage, as a report like a stage's; findings among them are kept as they are."""
+    from speechprompt.benchmarking.clock import Clock
+
+    clock = Clock(device, repeats)
+    bandwidth = clock.bandwidth()
+    findings = [one.measure(clock, bandwidth) if isinstance(one, Case) else one for one in cases]
+    return Report(_machine(device, clock.measure, bandwidth, repeats, False), findings)
+
+
 def _machine(device: str, measure: str, bandwidth: float, repeats: int, quick: bool) -> dict[str, Any]:
     import torch
 
