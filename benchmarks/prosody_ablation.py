@@ -8,7 +8,8 @@ and LJSpeech, which have durations but no audio). LMs of one size are pretrained
 seed; they differ in the streams that they read and predict. On each of them a prompt is trained for every fold, all
 seeds in one batch. Each fold is tested once, so all clips are; intervals are over seeds and, where known, speakers. F0
 is measured from the utterance's mean (pGSLM's way) or from nothing (absolute); `start` hides the last unit's prosody
-from the separator (docs/decisions/0007). Beside them stands an n-gram SVM on the same units. Units lie in the usual
+from the separator (docs/decisions/0007). Beside them stand SVMs on n-grams of the same units, and of the same units,
+durations and F0, which say what the streams carry whoever reads them. Units lie in the usual
 store, LMs and cells in `--cache` under the hash of what made them, so a stopped study goes on. `--valid-only` trains
 the same and shows no test clip: options are chosen with it, on one row.
 """
@@ -201,16 +202,27 @@ def _streams(units: Units) -> str:
     return hashlib.sha256(whole).hexdigest()
 
 
-def ngram(row: Row, corpus: Corpus) -> Answers:
-    """What an SVM on n-grams of the same units gets right on a fold's test clips."""
+def ngram(row: Row, corpus: Corpus, variant: Variant) -> Answers:
+    """What an SVM on n-grams of all that a variant hears gets right on a fold's test clips."""
     train, test = corpus.split("train"), corpus.split("test")
-    sequences = [[u.units.ids.tolist() for u in part if u.units is not None] for part in (train, test)]
+    sequences = [[spelled(u.units, variant) for u in part if u.units is not None] for part in (train, test)]
     found = {}
     for slot in row.slots:
         baseline = NgramBaseline().fit(sequences[0], [u.labels[slot] for u in train])
         answers = baseline.predict(sequences[1]).predictions
         found[slot] = {u.id: [u.labels[slot] == answer] for u, answer in zip(test, answers, strict=True)}
     return found
+
+
+def spelled(units: Units, variant: Variant) -> list[int]:
+    """Unit ids, then durations in frames, then F0 in eighths of an octave, each stream in numbers of its own."""
+    streams, heard_units = [units.ids], heard(units, variant)
+    if variant.durations and heard_units.durations is not None:
+        streams.append(10_000 + np.minimum(heard_units.durations, 99))
+    if heard_units.f0 is not None:
+        eighths = np.round(heard_units.f0 / (np.log(2) / 8)).astype(np.int64)
+        streams.append(20_000 + np.where(heard_units.f0 == 0, 500, eighths))
+    return [int(one) for stream in streams for one in stream]
 
 
 def report(study: Study, name: str) -> list[dict[str, object]]:
@@ -236,7 +248,10 @@ def report(study: Study, name: str) -> list[dict[str, object]]:
         right[label] = _merged([cell["right"] for cell in cells], row)  # type: ignore[misc]
     if study.options.valid_only:
         return []
-    right[NGRAM] = _merged([ngram(row, part) for part in rounds], row)
+    for label, variant in variants.items():
+        if variant.separator == "last":
+            name_there = NGRAM if label == "units" else f"{NGRAM}, {label}"
+            right[name_there] = _merged([ngram(row, part, variant) for part in rounds], row)
     speaker_of = {u.id: u.speaker for u in rounds[0].utterances}
     return [_line(name, slot, label, right, speaker_of) for slot in right["units"] for label in right]
 
@@ -267,9 +282,13 @@ def _line(
     groups = [str(s) for s in speakers] if all(speakers) else None
     tables = {one: np.array([right[one][slot][i] for i in ids]).T for one in (label, "units", NGRAM)}
     score = accuracy_interval(tables[label], groups)
-    gains = {
-        one: gain(tables[label], tables[one], groups) for one in ("units", NGRAM) if label not in (one, NGRAM)
-    }
+    others = [NGRAM] if label.startswith(NGRAM) else ["units", NGRAM]
+    if (last := label.removesuffix(" start")) != label:
+        others.append(last)
+        tables[last] = np.array([right[last][slot][i] for i in ids]).T
+    gains = {one: gain(tables[label], tables[one], groups) for one in others if label != one}
+    if last != label:
+        tell(f"{name} {slot}: {label} minus last: {_text(gains[last])}")
     shown = [_text(gains[one]) if one in gains else "" for one in ("units", NGRAM)]
     print(
         f"| {name} {slot} | {len(ids)} | {label} | {_text(score, '.3f')} | {shown[0]} | {shown[1]} |",

@@ -45,7 +45,7 @@ def prompts(lm: GslmUnitLM, count: int, lengths: Lengths) -> list[FoldedPrompt]:
     """So many folded prompts of different seeds, each for a task of its own name."""
     rows, found = utterances(lengths, 32, lm.unit_count), []
     for seed in range(count):
-        options = TrainingOptions(prompt_length=PROMPT_LENGTH, seed=seed)
+        options = TrainingOptions(prompt_length=PROMPT_LENGTH, seed=seed, initialisation="normal")
         prompt = fresh_entry(lm, rows, lengths.labels, options).fold(lm)
         found.append(replace(prompt, task=Task(f"task{seed}", prompt.task.slots)))
     return found
