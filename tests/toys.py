@@ -83,6 +83,7 @@ def artifact_of(entry: TaskPrompt, **changes: Any) -> Artifact:
         "slots": {slot: list(labels) for slot, labels in entry.task.slots.items()},
         "verbalizer": "fixed" if fixed else "learnable",
         "verbalizer_name": "random" if fixed else "learnable",
+        "streams": list(entry.verbalizer.streams),
         "trained_parameters": entry.trained_parameters(),
         "recipe": "default",
         "options": {},

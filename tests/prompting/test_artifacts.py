@@ -43,12 +43,19 @@ def tree(folder: Path) -> dict[str, bytes]:
             "verbalizer": st.sampled_from(["random", "frequency", "learnable"]),
         }
     ),
+    streams=st.sampled_from(["units", "state"]),
     names=st.permutations(["word", "length"]),
     temperature=st.floats(0.1, 10),
 )
 def test_what_is_saved_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, kind: dict[str, Any], names: list[str], temperature: float
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: dict[str, Any],
+    streams: str,
+    names: list[str],
+    temperature: float,
 ) -> None:
+    if kind["verbalizer"] == "learnable" and kind["recipe"] == "default":
+        kind = {**kind, "streams": streams}
     entry = entry_of(SPOKEN.lm, task=Task.of_corpus(CORPUS, names), **kind)
     saved = artifact_of(entry, temperatures={"word": temperature}, threshold=0.25)
     folder = saved.save(tmp_path_factory.mktemp("prompts") / "colour")
@@ -151,6 +158,10 @@ CONFIG_DAMAGE: list[dict[str, Any]] = [
     {"threshold": float("inf")},
     {"unknown": 1},
     {"lm_fingerprint": 5},
+    {"streams": []},
+    {"streams": ["state"]},
+    {"streams": ["f0"]},
+    {"streams": ["units", "nothing"]},
 ]
 
 

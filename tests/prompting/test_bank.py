@@ -84,6 +84,9 @@ def test_a_table_changed_by_one_thread_is_whole_for_the_others() -> None:
     assert not wrong
 
 
+VERBALIZERS = st.sampled_from(
+    [("random", "units"), ("frequency", "units"), ("learnable", "units"), ("learnable", "state")]
+)
 KINDS = st.fixed_dictionaries(
     {
         "slots": st.sampled_from([["word"], ["length", "word"]]),
@@ -91,7 +94,7 @@ KINDS = st.fixed_dictionaries(
         "prompt_length": st.integers(0, 6),
         "shifts_positions": st.booleans(),
         "decoding": st.sampled_from(["parallel", "autoregressive"]),
-        "verbalizer": st.sampled_from(["random", "frequency", "learnable"]),
+        "reads": VERBALIZERS,
         "seed": st.integers(0, 99),
     }
 )
@@ -102,6 +105,8 @@ KINDS = st.fixed_dictionaries(
 def test_any_mixture_of_questions_is_answered_as_each_alone(data: st.DataObject) -> None:
     """Tasks, prompt lengths, verbalizers, slots, utterance lengths and windows, at random: scores and labels."""
     kinds = data.draw(st.lists(KINDS, min_size=1, max_size=5))
+    for kind in kinds:
+        kind["verbalizer"], kind["streams"] = kind.pop("reads")
     artifacts = [named(f"task{i}", **kind) for i, kind in enumerate(kinds)]
     predictor = Predictor(SPOKEN, artifacts)
     lengths = data.draw(

@@ -192,3 +192,18 @@ def test_entries_are_used_whole() -> None:
     entry = entry_of(LM, method="before_projection", prompt_length=3)
     assert isinstance(entry, TaskPrompt)
     assert entry.trained_parameters() == 2 * 2 * 3 * 16 + 16 + 5 * 24
+
+
+def test_a_verbalizer_of_the_state_never_asks_the_output_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = toy_lm()
+    entry = entry_of(lm, streams="state", prompt_length=2)
+    width = next(iter(entry.verbalizer.parameters())).shape[1]
+    assert width == lm.width != lm.vocabulary_size
+    bank, rows = Bank([entry]), torch.zeros(2, dtype=torch.int64)
+    batch = collate(some_units([5, 9]))
+    hidden = lm.forward(batch, bank.prefixes(lm, rows), bank.separators(rows))[:, -1]
+    monkeypatch.setattr(lm, "heads_of", lambda hidden: pytest.fail("the output layer was asked"))
+    found = classify(lm, bank.fold(lm), batch, rows)[0].slots
+    for slot, ours in found.items():
+        weight = next(iter(entry.verbalizer.parameters()))[entry.verbalizer.columns(slot)]
+        torch.testing.assert_close(ours, (hidden @ weight.T).log_softmax(-1), atol=1e-5, rtol=1e-5)

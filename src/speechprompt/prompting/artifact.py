@@ -57,7 +57,7 @@ class PromptConfig(BaseModel):
     verbalizer: Literal["fixed", "learnable"]
     verbalizer_name: str
     streams: list[str] = Field(
-        ["units"], min_length=1, description="heads of the LM that the verbalizer reads"
+        ["units"], min_length=1, description="heads of the LM that the verbalizer reads, or its last 'state'"
     )
     temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     threshold: float = Field(0.0, allow_inf_nan=False)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from speechprompt.lms.batch import UnitBatch
-from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import Bank, BankEntry
+from speechprompt.prompting.verbalizers import read_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _read(
 ) -> None:
     """Run one step; the batch's rows are all of them, or those of the readers in turn."""
     hidden = lm.forward(batch, bank.prefixes(lm, rows), bank.separators(rows))[:, -1]
-    heads = lm.heads_of(hidden)
+    heads = read_heads(lm, hidden, {name for reader in readers for name in reader.verbalizer.streams})
     first = 0
     for reader in readers:
         places: Tensor | slice = reader.rows if step == 0 else slice(first, first + len(reader.rows))
@@ -67,13 +67,6 @@ def _read(
         if step == 0:
             reader.hidden = hidden[places]
         reader.read({name: logits[places] for name, logits in heads.items()}, step)
-
-
-def _heads(
-    lm: UnitLM, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor
-) -> dict[str, Tensor]:
-    """Named logits at the last answer, or at the separator when there is none."""
-    return lm.heads_of(lm.forward(batch, prefixes, separators)[:, -1])
 
 
 class _Reader:
@@ -115,8 +108,8 @@ def decode_freely(
     decoded: list[list[int]] = [[] for _ in rows]
     open_rows = set(range(len(rows)))
     for _ in range(limit or len(verbalizer.slots) + 1):
-        heads = _heads(lm, batch.with_answers(answers), prefixes, separators)
-        best = verbalizer.outputs(verbalizer.logits(heads)).argmax(-1)
+        hidden = lm.forward(batch.with_answers(answers), prefixes, separators)[:, -1]
+        best = verbalizer.outputs(verbalizer.read(lm, hidden)).argmax(-1)
         open_rows = {i for i in open_rows if int(best[i]) != verbalizer.end}
         if not open_rows:
             break

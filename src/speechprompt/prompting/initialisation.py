@@ -15,6 +15,7 @@ from speechprompt.prompting.prompt import Prompt
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import (
+    STATE,
     Verbalizer,
     frequency_units,
     learnable,
@@ -88,4 +89,6 @@ def _verbalizer(
         return frequency_units(task, lm, [counts[unit] for unit in range(lm.unit_count)], labels)
     if options.recipe == "paper":
         return learnable_as_published(task, lm, generator)
-    return learnable(task, lm, generator, tuple(stream_sizes(lm)) if options.streams == "all" else ("units",))
+    heads = tuple(name for name in stream_sizes(lm) if name != STATE)
+    streams = {"units": ("units",), "all": heads, "state": (STATE,)}[options.streams]
+    return learnable(task, lm, generator, streams)

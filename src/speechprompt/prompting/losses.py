@@ -56,7 +56,7 @@ def label_losses(
             steps = list(range(len(steps)))
         total, right = hidden.new_zeros((), dtype=torch.float32), torch.ones_like(places[k], dtype=torch.bool)
         for s, slot in enumerate(entry.task.slots):
-            logits = entry.verbalizer.logits(lm.heads_of(hidden[places[k], steps[s]]))
+            logits = entry.verbalizer.read(lm, hidden[places[k], steps[s]])
             scores = drop(
                 entry.verbalizer.scores(logits, slot), dropouts[k].verbalizer, dropouts[k].generator
             )
@@ -120,7 +120,7 @@ def published_loss(
         batch.with_answers(answers), bank.stack([prefix], rows, [0]), bank.separators(rows), before=1
     )
     outputs = drop(
-        entry.verbalizer.outputs(entry.verbalizer.logits(lm.heads_of(hidden))),
+        entry.verbalizer.outputs(entry.verbalizer.read(lm, hidden)),
         dropouts.verbalizer,
         dropouts.generator,
     )

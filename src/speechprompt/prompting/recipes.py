@@ -45,9 +45,9 @@ class TrainingOptions(BaseModel):
         False, description="move unit positions by the prompt's length, as peft does"
     )
     verbalizer: VerbalizerName = Field("learnable", description="how LM outputs become labels")
-    streams: Literal["units", "all"] = Field(
+    streams: Literal["units", "all", "state"] = Field(
         "units",
-        description="what a learnable verbalizer reads of a prosodic LM: units, or durations and F0 too",
+        description="what a learnable verbalizer reads: logits of units, of durations and F0 too, or the last state",
     )
     decoding: Decoding = Field("parallel", description="slots at once, or one after another")
     initialisation: Literal["units", "normal"] = Field(
@@ -127,8 +127,10 @@ class TrainingOptions(BaseModel):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"][:1])
             raise UsageError(f"training option '{place}': {first['msg']} (got {first['input']!r})") from None
-        if options.streams == "all" and (options.verbalizer != "learnable" or options.recipe == "paper"):
-            raise UsageError("streams 'all' needs the learnable verbalizer of the recipe 'default'")
+        if options.streams != "units" and (options.verbalizer != "learnable" or options.recipe == "paper"):
+            raise UsageError(
+                f"streams '{options.streams}' needs the learnable verbalizer of the recipe 'default'"
+            )
         return options
 
     @property

@@ -6,7 +6,7 @@ the LM's logits. Draws here are injective within a slot; mappings read from the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from speechprompt.prompting.task import Task
 SPECIALS = 4
 """Outputs that the reference's learnable verbalizer keeps for `<s>`, `<pad>`, `</s>`, `<unk>`."""
 SEPARATOR_OUTPUT, END_OUTPUT = 0, 2
+STATE = "state"
+"""The LM's last hidden state, read as one of its heads is: more numbers than a small vocabulary has logits."""
 
 
 class Verbalizer(nn.Module):
@@ -25,8 +27,8 @@ class Verbalizer(nn.Module):
 
     `columns[slot]` (C,) int64 points into the outputs; `answers[slot]` (C,) int64 are the LM ids fed back to
     the LM when a slot's label is known. `separator` and `end` are the outputs that stand for the separator and
-    for `</s>`, in losses and decoding over all outputs. `streams` names the LM's heads that are read side by side as
-    one row of logits; V is then their sum. Subclasses say what the outputs are.
+    for `</s>`, in losses and decoding over all outputs. `streams` names the LM's heads (or `STATE`) that are read side
+    by side as one row of logits; V is then their sum. Subclasses say what the outputs are.
     """
 
     streams: tuple[str, ...] = ("units",)
@@ -60,6 +62,10 @@ class Verbalizer(nn.Module):
         """The row of logits (..., V) that is read of an LM's heads."""
         read = [heads[name] for name in self.streams]
         return read[0] if len(read) == 1 else torch.cat(read, -1)
+
+    def read(self, lm: UnitLM, hidden: Tensor) -> Tensor:
+        """The row of logits (..., V) that is read of an LM's hidden states (..., D)."""
+        return self.logits(read_heads(lm, hidden, self.streams))
 
     def outputs(self, logits: Tensor) -> Tensor:
         """Scores (..., O) over all outputs from LM logits (..., V)."""
@@ -118,10 +124,17 @@ def learnable(
     return verbalizer
 
 
+def read_heads(lm: UnitLM, hidden: Tensor, streams: Iterable[str]) -> dict[str, Tensor]:
+    """What verbalizers of some `streams` read of hidden states (..., D), in fp32; LM heads only where one is named."""
+    named = set(streams)
+    heads = lm.heads_of(hidden) if named - {STATE} else {}
+    return {**heads, STATE: hidden.float()} if STATE in named else heads
+
+
 def stream_sizes(lm: UnitLM) -> dict[str, int]:
-    """How many logits each of the LM's heads has; 'units' comes first."""
-    heads = lm.heads_of(torch.zeros(1, lm.width, device=lm.device, dtype=lm.dtype))
-    return {name: logits.shape[-1] for name, logits in heads.items()}
+    """How many numbers each of the LM's heads has, 'units' first, and its state last."""
+    hidden = torch.zeros(1, lm.width, device=lm.device, dtype=lm.dtype)
+    return {name: read.shape[-1] for name, read in read_heads(lm, hidden, ("units", STATE)).items()}
 
 
 def learnable_as_published(task: Task, lm: UnitLM, generator: torch.Generator) -> LearnableVerbalizer:
