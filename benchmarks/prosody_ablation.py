@@ -330,7 +330,7 @@ def main() -> None:
         ("pretraining-steps", 400), ("threads", 1),
     ):  # fmt: skip
         parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--streams", choices=("units", "all"), default="units")
+    parser.add_argument("--streams", choices=("state", "units", "all"), default="state")
     parser.add_argument("--valid-only", action="store_true", help="show validation, no test clip")
     parser.add_argument("--json", type=Path, help="also write the lines here")
     options = parser.parse_args()

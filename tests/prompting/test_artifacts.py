@@ -159,7 +159,7 @@ CONFIG_DAMAGE: list[dict[str, Any]] = [
     {"unknown": 1},
     {"lm_fingerprint": 5},
     {"streams": []},
-    {"streams": ["state"]},
+    {"streams": ["units"]},
     {"streams": ["f0"]},
     {"streams": ["units", "nothing"]},
 ]

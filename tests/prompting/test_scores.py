@@ -102,7 +102,7 @@ def test_an_empty_prompt_is_the_bare_lm_exactly(method: str) -> None:
     lengths=st.lists(st.integers(0, 25), min_size=1, max_size=4),
 )
 def test_the_naive_form_gives_the_same_logits(kind: dict[str, object], lengths: list[int]) -> None:
-    entry, units = entry_of(LM, **kind), some_units(lengths)
+    entry, units = entry_of(LM, **{**kind, "streams": "units"}), some_units(lengths)
     source = torch.ones(len(units), max(lengths) + 2, dtype=torch.int64)
     for i, row in enumerate(units):
         source[i, : len(row) + 2] = torch.tensor([2, *LM.lm_ids(torch.from_numpy(row.ids)).tolist(), 0])
@@ -191,7 +191,7 @@ def test_entries_are_used_whole() -> None:
     """`trained_parameters` counts every number that learns."""
     entry = entry_of(LM, method="before_projection", prompt_length=3)
     assert isinstance(entry, TaskPrompt)
-    assert entry.trained_parameters() == 2 * 2 * 3 * 16 + 16 + 5 * 24
+    assert entry.trained_parameters() == 2 * 2 * 3 * 16 + 16 + 5 * 16
 
 
 def test_a_verbalizer_of_the_state_never_asks_the_output_layer(monkeypatch: pytest.MonkeyPatch) -> None:

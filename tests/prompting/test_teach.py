@@ -31,7 +31,7 @@ def few(clips: int = 8, slot: str = "word") -> Corpus:
 
 def test_it_learns_and_says_how_well() -> None:
     events = []
-    artifact = teach(few(), SPOKEN, "words", steps=30, listener=events.append)
+    artifact = teach(few(), SPOKEN, "words", steps=60, listener=events.append)
     held = artifact.metrics["held_out"]
     assert artifact.config.task == "words"
     assert held["clips"] == 24

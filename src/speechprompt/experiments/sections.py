@@ -69,8 +69,14 @@ def _mean_losses(folder: Path | None, steps: Sequence[int]) -> list[float | None
 
 
 def verbalizers_of(artifact: Artifact, lm: UnitLM) -> dict[str, VerbalizerMap]:
-    """The weights of units for each slot's labels; with a fixed verbalizer each label is the one unit it stands for."""
+    """The weights of units for each slot's labels; with a fixed verbalizer each label is the one unit it stands for.
+
+    A label of a verbalizer that reads the state weighs a unit by the logit that its row of weights, taken as a state,
+    gives to it.
+    """
     import torch
+
+    from speechprompt.prompting.verbalizers import STATE
 
     verbalizer = artifact.entry.verbalizer
     weight = getattr(verbalizer, "weight", None)
@@ -80,7 +86,10 @@ def verbalizers_of(artifact: Artifact, lm: UnitLM) -> dict[str, VerbalizerMap]:
         chosen = verbalizer.columns(slot)
         ids = lm.lm_ids(torch.arange(lm.unit_count, device=chosen.device))
         if isinstance(weight, torch.Tensor):
-            table = weight.detach()[chosen][:, ids].float().cpu().numpy()
+            rows = weight.detach()[chosen]
+            if verbalizer.streams == (STATE,):
+                rows = lm.heads_of(rows.to(lm.device, lm.dtype))["units"]
+            table = rows[:, ids].float().cpu().numpy()
             maps[slot] = verbalizer_map(labels, units, table)
         else:
             table = (chosen[:, None] == ids).float().cpu().numpy()

@@ -45,9 +45,9 @@ class TrainingOptions(BaseModel):
         False, description="move unit positions by the prompt's length, as peft does"
     )
     verbalizer: VerbalizerName = Field("learnable", description="how LM outputs become labels")
-    streams: Literal["units", "all", "state"] = Field(
-        "units",
-        description="what a learnable verbalizer reads: logits of units, of durations and F0 too, or the last state",
+    streams: Literal["state", "units", "all"] = Field(
+        "state",
+        description="what a learnable verbalizer reads: the last state, or logits (the paper), or those of all heads",
     )
     decoding: Decoding = Field("parallel", description="slots at once, or one after another")
     initialisation: Literal["units", "normal"] = Field(
@@ -127,10 +127,9 @@ class TrainingOptions(BaseModel):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"][:1])
             raise UsageError(f"training option '{place}': {first['msg']} (got {first['input']!r})") from None
-        if options.streams != "units" and (options.verbalizer != "learnable" or options.recipe == "paper"):
-            raise UsageError(
-                f"streams '{options.streams}' needs the learnable verbalizer of the recipe 'default'"
-            )
+        asked = (changes or {}).get("streams", "units")
+        if asked != "units" and (options.verbalizer != "learnable" or options.recipe == "paper"):
+            raise UsageError(f"streams '{asked}' needs the learnable verbalizer of the recipe 'default'")
         return options
 
     @property
@@ -162,6 +161,7 @@ class TrainingOptions(BaseModel):
 PUBLISHED: dict[str, Any] = {
     "method": "before_projection",
     "prompt_length": 5,
+    "streams": "units",
     "decoding": "autoregressive",
     "initialisation": "normal",
     "loss": "published",

@@ -19,14 +19,15 @@ from speechprompt.prompting.losses import Dropouts
 from speechprompt.prompting.optimiser import PublishedAdam, clip
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
+from speechprompt.prompting.verbalizers import STATE
 from speechprompt.speech.buckets import length_buckets
 from speechprompt.speech.manifest import Utterance
 from speechprompt.speech.units import Units
 
 FIRST_RATE = 5e-3
 """Learning rate until a range test has found another."""
-STEADY_VOCABULARY = 26
-"""Logits that a verbalizer can sum at the prompt's learning rate."""
+STEADY_LOGITS, STEADY_STATE = 26, 96
+"""Logits, and numbers of a normed state, that a verbalizer can sum at the prompt's learning rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +142,15 @@ class Run:
         return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=options.weight_decay)
 
     def _verbalizer_rate(self, rate: float) -> float:
-        """The learnable verbalizer's rate: its own, or the prompt's, smaller for a larger vocabulary.
+        """The learnable verbalizer's rate: its own, or the prompt's, smaller the more numbers it reads.
 
-        It sums V logits, so at one rate its outputs would move in proportion to V: at 2e-2, 104 logits learn and
-        504 diverge.
+        It sums them, so at one rate its outputs would move in proportion: at 2e-2, 104 logits learn and 504 diverge.
         """
         if self.options.verbalizer_learning_rate is not None:
             return self.options.verbalizer_learning_rate
-        vocabulary = next(self.entry.verbalizer.parameters()).shape[1]
-        return rate * min(1.0, STEADY_VOCABULARY / vocabulary)
+        verbalizer = self.entry.verbalizer
+        steady = STEADY_STATE if verbalizer.streams == (STATE,) else STEADY_LOGITS
+        return rate * min(1.0, steady / next(verbalizer.parameters()).shape[1])
 
     def _epoch_batches(self) -> list[list[int]]:
         """The batches of the current epoch; a function of seed and epoch alone."""
