@@ -307,9 +307,10 @@ def test_unknown_options_and_damaged_folders_are_named(tmp_path: Path) -> None:
 def test_a_verbalizer_over_all_streams_mixes_with_others(kind: str, tmp_path: Path) -> None:
     lm = toy_lm(kind)
     sizes = stream_sizes(lm)
-    assert list(sizes) == ["units", "duration", "f0"]
+    assert list(sizes) == ["units", "duration", "f0", "state"]
     plain, joint = entry_of(lm), entry_of(lm, streams="all", seed=3)
-    assert joint.verbalizer.weight.shape == (4, sum(sizes.values()))
+    assert plain.verbalizer.weight.shape == (4, sizes["state"])
+    assert joint.verbalizer.weight.shape == (4, sum(sizes.values()) - sizes["state"])
     bank, rows = Bank([plain, joint]), torch.tensor([0, 1, 1, 0])
     bank = bank.fold(lm)
     mixed = {scores.entry: scores for scores in classify(lm, bank, collate(UNITS), rows)}
