@@ -21,7 +21,7 @@ CASES: list[dict[str, Any]] = [
     {"prompts": [0]},
     {"prompts": [3, 7, 3], "shifted": True},
     {"prompts": [4], "answers": 2, "before": 1},
-    {"prompts": [4, 6], "rows_a_block": 7, "scores_a_block": 1000},
+    {"prompts": [4, 6], "rows_a_block": 7, "scores_a_piece": 1000},
 ]
 
 pytestmark = pytest.mark.skipif(
@@ -67,7 +67,7 @@ def test_packed_layers_are_as_near_to_float32_as_the_plain_form(
     case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_layers, "QUERIES_A_BLOCK", case.get("rows_a_block", 128))
-    monkeypatch.setattr(packed_layers, "SCORES_A_BLOCK", case.get("scores_a_block", 400_000))
+    monkeypatch.setattr(packed_layers, "SCORES_A_PIECE", case.get("scores_a_piece", 400_000))
     asked: list[int] = []
     call = packed_layers.PackedLayer.__call__
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from speechprompt.errors import CorpusError, UnknownName, UsageError
 from speechprompt.prompting.calibration import Calibration, fit_temperature, threshold_for
+from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import PROMPT_BUDGET, TrainingOptions
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import (
@@ -20,6 +21,7 @@ from speechprompt.prompting.verbalizers import (
     random_units,
 )
 from speechprompt.testing import UNIT_COUNT, toy_lm
+from toys import some_units
 
 LM = toy_lm()
 COUNTS = st.lists(st.integers(2, UNIT_COUNT), min_size=1, max_size=3)
@@ -140,6 +142,40 @@ def test_prompts_keep_to_the_budget(layers: int, width: int, method: str) -> Non
     assert 1 <= length <= 20
     assert length == 1 or length * each + width <= PROMPT_BUDGET
     assert length == 20 or (length + 1) * each + width > PROMPT_BUDGET
+
+
+@given(
+    layers=st.integers(1, 40),
+    width=st.integers(8, 2048),
+    labels=st.integers(2, 600),
+    method=st.sampled_from(["before_projection", "input"]),
+)
+def test_a_verbalizer_of_tens_of_labels_is_in_the_budget(
+    layers: int, width: int, labels: int, method: str
+) -> None:
+    options, size = TrainingOptions(method=method), labels * width
+    length = options.length_for(layers, width, size)
+    each = width if method == "input" else 2 * layers * width
+    alone = options.length_for(layers, width)
+    assert 1 <= length <= alone
+    if size <= 75_000 - 1:
+        assert length == 1 or length * each + width + size < 150_000
+        assert length == alone or (length + 1) * each + width + size >= 150_000
+    else:
+        assert length == alone
+
+
+def test_a_prompt_and_its_verbalizer_are_counted_together() -> None:
+    lm = toy_lm(width=256, layers=12)
+    units, targets = some_units([9, 4]), torch.zeros(2, 1, dtype=torch.int64)
+    trained = {}
+    for count in (8, 200):
+        task = Task("many", {"label": tuple(map(str, range(count)))})
+        entry = new_entry(task, lm, TrainingOptions(), units, targets)
+        trained[count] = (entry.prompt.length, entry.trained_parameters())
+    assert trained[8] == (20, 20 * 2 * 12 * 256 + 256 + 8 * 256)
+    assert trained[200] == (16, 16 * 2 * 12 * 256 + 256 + 200 * 256)
+    assert all(count < 150_000 for _, count in trained.values())
 
 
 def test_a_gslm_s_prompt_and_its_budget() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechprompt.lms.packed_layers import packed_layers, runs_packed
-from speechprompt.lms.packing import Group, Packing, Workspace
+from speechprompt.lms.packing import SCORES_A_PIECE, Group, Packing, Workspace
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.transformer import Attention, Decoder, Layer
 
@@ -26,8 +26,6 @@ KEPT_BYTES = 300_000_000
 KEPT_WIDTH = 256
 """Rows an utterance up to which a layer keeps its attention weights: those of longer ones are computed again, so that
 memory grows with the length and not with its square."""
-SCORES_A_PIECE = 400_000
-"""Attention scores of longer utterances that are there at once, so that they stay in the cache."""
 
 _idle: list[Workspace] = []  # list.pop and append are atomic, so threads may share it
 

@@ -14,15 +14,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from speechprompt.lms.packing import KEYS_MULTIPLE, Group, Packing, Workspace
+from speechprompt.lms.packing import KEYS_MULTIPLE, SCORES_A_PIECE, Group, Packing, Workspace
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.transformer import Decoder, Layer
 from speechprompt.packed_linear import PackedLinear, packs
 
 QUERIES_A_BLOCK = 128
 """Rows that are weighed at once: shorter blocks see fewer late keys, and make more calls."""
-SCORES_A_BLOCK = 400_000
-"""Attention scores that are there at once, so that they stay in the cache."""
 
 
 class PackedLayer:
@@ -88,7 +86,7 @@ def _blocks(group: Group, heads: int, length: int) -> Iterator[tuple[slice, slic
     for first in range(0, group.width, QUERIES_A_BLOCK):
         last = min(first + QUERIES_A_BLOCK, group.width)
         seen = min(group.keys, -(-(length + last) // KEYS_MULTIPLE) * KEYS_MULTIPLE)
-        step = max(1, SCORES_A_BLOCK // (heads * (last - first) * seen))
+        step = max(1, SCORES_A_PIECE // (heads * (last - first) * seen))
         for utterance in range(0, group.count, step):
             yield slice(utterance, min(utterance + step, group.count)), slice(first, last), seen
 

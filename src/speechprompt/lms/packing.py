@@ -15,6 +15,8 @@ KEYS_MULTIPLE = 32
 SCORES_A_GROUP = 4_000_000
 """Attention scores (utterances x heads x rows x keys) that a group holds: a tenth of it, which would stay in the
 cache, loses more to the number of calls than it gains."""
+SCORES_A_PIECE = 400_000
+"""Attention scores of long utterances that are there at once, so that they stay in the cache."""
 SPREAD = 1.2
 """By how much the longest utterance of a group may exceed its shortest."""
 

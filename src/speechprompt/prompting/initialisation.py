@@ -36,12 +36,13 @@ def new_entry(
     `units` and `targets` (n,S) are the training split: real states to start from, frequencies to rank.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    length = options.length_for(lm.layers, lm.width)
+    streams, labels = _streams(lm, options), sum(map(len, task.slots.values()))
+    length = options.length_for(lm.layers, lm.width, labels * sum(stream_sizes(lm)[name] for name in streams))
     if options.initialisation == "units" and length:
         prompt = from_units(lm, options, length, units, generator)
     else:
         prompt = Prompt.normal(options.method, length, lm, generator)
-    verbalizer = _verbalizer(task, lm, options, units, targets, generator)
+    verbalizer = _verbalizer(task, lm, options, streams, units, targets, generator)
     entry = TaskPrompt(task, prompt, verbalizer, options.decoding, options.shifts_positions)
     return entry.to(lm.device)
 
@@ -70,10 +71,19 @@ def from_units(
     return Prompt(options.method, vectors.clone(), embedded.mean(0).clone())
 
 
+def _streams(lm: UnitLM, options: TrainingOptions) -> tuple[str, ...]:
+    """What a learnable verbalizer reads; nothing for a fixed one."""
+    if options.verbalizer != "learnable":
+        return ()
+    heads = tuple(name for name in stream_sizes(lm) if name != STATE)
+    return {"units": ("units",), "all": heads, "state": (STATE,)}[options.streams]
+
+
 def _verbalizer(
     task: Task,
     lm: UnitLM,
     options: TrainingOptions,
+    streams: Sequence[str],
     units: Sequence[Units],
     targets: Tensor,
     generator: torch.Generator,
@@ -89,6 +99,4 @@ def _verbalizer(
         return frequency_units(task, lm, [counts[unit] for unit in range(lm.unit_count)], labels)
     if options.recipe == "paper":
         return learnable_as_published(task, lm, generator)
-    heads = tuple(name for name in stream_sizes(lm) if name != STATE)
-    streams = {"units": ("units",), "all": heads, "state": (STATE,)}[options.streams]
     return learnable(task, lm, generator, streams)

@@ -20,6 +20,8 @@ from speechprompt.speech.speeds import SpeedCopies
 
 PROMPT_BUDGET = 135_000
 """Most parameters that a default prompt and its separator train: 0.15 M less a tenth for the verbalizer."""
+MOST_TRAINED = 149_999
+"""Most parameters of a default prompt, its separator and its verbalizer together."""
 LONGEST_DEFAULT_PROMPT = 20
 
 RecipeName = Literal["default", "paper"]
@@ -150,12 +152,16 @@ class TrainingOptions(BaseModel):
         """The options that were set, not left to their defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
-    def length_for(self, layers: int, width: int) -> int:
-        """P for an LM of so many layers and such a width."""
+    def length_for(self, layers: int, width: int, verbalizer: int = 0) -> int:
+        """P for an LM of so many layers and such a width, beside a verbalizer of so many parameters.
+
+        One that takes more than half of what may be trained, as labels by the hundred do, counts apart.
+        """
         if self.prompt_length is not None:
             return self.prompt_length
         each = width if self.method == "input" else 2 * layers * width
-        return max(1, min(LONGEST_DEFAULT_PROMPT, (PROMPT_BUDGET - width) // each))
+        beside = MOST_TRAINED - verbalizer if verbalizer <= MOST_TRAINED // 2 else PROMPT_BUDGET
+        return max(1, min(LONGEST_DEFAULT_PROMPT, (min(PROMPT_BUDGET, beside) - width) // each))
 
 
 PUBLISHED: dict[str, Any] = {
