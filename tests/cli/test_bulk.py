@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cli.material import QUICK, Run
+from speechprompt.cli import answer_formats, prediction_file
 from speechprompt.cli.prediction_file import PredictionFile
 from speechprompt.prompting import bulk
 from speechprompt.prompting.predictor import Predictor
@@ -117,6 +118,58 @@ def test_answers_of_another_prompt_are_not_mixed_in(
     assert run(*command[:-3], "--out", tmp_path / "a.txt", "--prompt", pitch).code == 2
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_answers_in_two_precisions_are_not_mixed(
+    run: Run, toy: Path, units: Path, trained: Path, tmp_path: Path, kind: str
+) -> None:
+    out, few = tmp_path / f"answers.{kind}", tmp_path / "few.jsonl"
+    few.write_text("".join(units.read_text().splitlines(keepends=True)[:31]))
+    common = ("--prompt", trained, "--lm", toy, "--out", out, "--quiet", "--json", "--dtype")
+    assert run("predict", few, *common, "bfloat16").code == 0
+    before = out.read_bytes()
+    refused = run("predict", units, *common, "float32")
+    assert refused.code == 1
+    assert "computed in bfloat16, and this run computes in float32; pass --dtype bfloat16" in refused.error
+    assert (out.read_bytes(), list(tmp_path.glob("*.part"))) == (before, [])
+    ran = run("predict", units, *common, "bfloat16")
+    assert (ran.code, ran.document["answered"], ran.document["known"]) == (0, 30, 30)
+    assert [row["dtype"] for row in rows_in(out)] == ["bfloat16"] * 60
+    assert run("predict", few, *common, "float32", "--force").code == 0
+    assert {row["dtype"] for row in rows_in(out)} == {"float32"}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_file_from_before_precisions_were_kept_counts_as_float32(
+    run: Run,
+    toy: Path,
+    units: Path,
+    trained: Path,
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, few = tmp_path / f"answers.{kind}", tmp_path / "few.jsonl"
+    few.write_text("".join(units.read_text().splitlines(keepends=True)[:31]))
+    common = ("--prompt", trained, "--lm", toy, "--out", out, "--quiet", "--json", "--dtype")
+    with monkeypatch.context() as before:
+        before.delitem(answer_formats.COLUMNS, "dtype")  # type: ignore[arg-type]
+        before.setattr(
+            prediction_file,
+            "line_of",
+            lambda row: answer_formats.line_of(
+                {name: value for name, value in row.items() if name != "dtype"}
+            ),
+        )
+        assert run("predict", few, *common, "float32").code == 0
+    assert "dtype" not in rows_in(out)[0]
+    assert (
+        "computed in float32, and this run computes in bfloat16"
+        in run("predict", units, *common, "bfloat16").error
+    )
+    assert run("predict", units, *common, "float32").document["known"] == 30
+    assert [row.get("dtype") or "" for row in rows_in(out)] == [""] * 30 + ["float32"] * 30
+
+
 def test_a_manifest_of_units_needs_no_audio(
     run: Run, toy: Path, units: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -136,5 +189,5 @@ def test_half_a_clip_in_the_journal_is_answered_again(tmp_path: Path) -> None:
     rows += [{"id": "b", "task": "x", "prompt": "1"}]
     part = tmp_path / "a.jsonl.part"
     part.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "b", "ta')
-    assert PredictionFile.open(out, digests).done == {"a"}
+    assert PredictionFile.open(out, digests, "float32").done == {"a"}
     assert [json.loads(line)["id"] for line in part.read_text().splitlines()] == ["a", "a"]

@@ -18,6 +18,7 @@ COLUMNS: Mapping[str, str] = {
     "source": "string",
     "task": "string",
     "prompt": "string",
+    "dtype": "string",
     "slot": "string",
     "label": "string",
     "score": "double",
@@ -29,7 +30,10 @@ COLUMNS: Mapping[str, str] = {
     "window_count": "int64",
     "error": "string",
 }
-"""Columns of csv and Parquet, a row a clip, task and slot; `scores` holds JSON, `prompt` a hash of the artifact."""
+"""Columns of csv and Parquet, a row a clip, task and slot; `scores` holds JSON, `prompt` a hash of the artifact.
+
+`dtype` is what the LM computed in, empty in files from before it was kept.
+"""
 
 
 def line_of(row: Row) -> str:

@@ -62,7 +62,8 @@ def predict(
     """Ask one or several prompts about audio files; each file is encoded once.
 
     A file that cannot be read is listed and the rest go on; the exit code is then 1. With --json every answer
-    is one line of its own. With --out a second run answers what is new or failed, and a stopped one goes on.
+    is one line of its own. With --out a second run answers what is new or failed, and a stopped one goes on; all
+    answers of a file are computed in one precision.
     """
     from speechprompt.prompting.artifact import content_hash
     from speechprompt.prompting.bulk import answer_all
@@ -81,7 +82,7 @@ def predict(
         _show(terminal, _told(terminal, answered, len(listed)), top_k, windows)
         return
     digests = {prompt.name: content_hash(folder) for prompt, folder in zip(asked, prompts, strict=True)}
-    file = PredictionFile.open(out, digests, force)
+    file = PredictionFile.open(out, digests, str(spoken_lm.lm.dtype).removeprefix("torch."), force)
     left = [one for one in listed if one.id not in file.done]
     _write(terminal, file, _told(terminal, answer_all(predictor, left, asked), len(left)), listed, force)
 

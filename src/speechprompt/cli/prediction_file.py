@@ -1,4 +1,4 @@
-"""`predict --out`: answers in a file that grows over any number of runs, each clip answered once.
+"""`predict --out`: answers in a file that grows over any number of runs, each clip answered once, all in one precision.
 
 While a run lasts, `OUT.part` takes a line a clip as soon as it is answered; OUT itself is replaced at the end,
 whole. So a killed run loses the batch that it was at, and the same command goes on behind it.
@@ -19,13 +19,17 @@ from speechprompt.errors import CorpusError, UsageError
 if TYPE_CHECKING:
     from speechprompt.prompting.bulk import Answered
 
+UNRECORDED = "float32"
+"""What answers without a `dtype` were computed in: files from before it was kept, when no other was the default."""
+
 
 @dataclass
 class PredictionFile:
-    """The answers of some prompts (`digests`: their hashes by task) in `out`."""
+    """The answers of some prompts (`digests`: their hashes by task) in `out`, which the LM computes in `dtype`."""
 
     out: Path
     digests: Mapping[str, str]
+    dtype: str
     done: set[str] = field(default_factory=set)
     _file: IO[str] | None = None
 
@@ -35,15 +39,15 @@ class PredictionFile:
         return self.out.with_name(self.out.name + ".part")
 
     @classmethod
-    def open(cls, out: Path, digests: Mapping[str, str], force: bool = False) -> PredictionFile:
+    def open(cls, out: Path, digests: Mapping[str, str], dtype: str, force: bool = False) -> PredictionFile:
         """Find what is answered already; failed clips are not. Starts `OUT.part`, without what was cut off in it.
 
         UsageError for a kind of file that is not written here. CorpusError when the file holds something else,
-        or answers of other prompts, unless `force` starts it anew.
+        answers of other prompts, or answers in another precision, unless `force` starts it anew.
         """
         if out.suffix not in READERS:
             raise UsageError(f"{out} is written by its ending; take one of {', '.join(READERS)}")
-        found = cls(out, digests)
+        found = cls(out, digests, dtype)
         if force:
             found.part.unlink(missing_ok=True)
         journal = [row for row in found._journal() if "error" not in row]
@@ -69,6 +73,11 @@ class PredictionFile:
                     f"{self.out} holds answers of {which} '{task}'; choose another --out, "
                     "or pass --force to start it anew"
                 )
+            if (known := row.get("dtype") or UNRECORDED) != self.dtype:
+                raise CorpusError(
+                    f"{self.out} holds answers computed in {known}, and this run computes in {self.dtype}; "
+                    f"pass --dtype {known} to go on, choose another --out, or pass --force to start it anew"
+                )
 
     def _whole(self, rows: Iterable[Row]) -> set[str]:
         """The clips that every prompt has answered; a kill may have cut the last one's rows."""
@@ -82,7 +91,7 @@ class PredictionFile:
         if self._file is None:
             self._file = self.part.open("a", encoding="utf-8")
         for one in answered:
-            for row in rows_of(one, self.digests):
+            for row in rows_of(one, self.digests, self.dtype):
                 self._file.write(line_of(row))
         self._file.flush()
 
@@ -116,13 +125,18 @@ class PredictionFile:
                     yield row
 
 
-def rows_of(answered: Answered, digests: Mapping[str, str]) -> Iterator[Row]:
+def rows_of(answered: Answered, digests: Mapping[str, str], dtype: str) -> Iterator[Row]:
     """A JSON row a task, or the one of an error."""
     listed = answered.clip
     if answered.error is not None:
         yield {"id": listed.id, "source": listed.source, "error": answered.error}
     for prediction in answered.predictions:
-        yield {"id": listed.id, "prompt": digests[prediction.task], **prediction.to_json()}
+        yield {
+            "id": listed.id,
+            "prompt": digests[prediction.task],
+            "dtype": dtype,
+            **prediction.to_json(),
+        }
 
 
 def _parsed(line: str) -> Row | None:
