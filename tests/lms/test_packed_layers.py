@@ -87,23 +87,24 @@ def test_packed_layers_are_as_near_to_float32_as_the_plain_form(
     assert (ours - truth).norm() < 0.05 * truth.norm()
 
 
-def test_changed_weights_are_packed_anew() -> None:
+@pytest.mark.parametrize(("layer", "linear"), [(1, "self_attn.v_proj"), (2, "fc1")], ids=["middle", "last"])
+def test_changed_weights_are_packed_anew(layer: int, linear: str) -> None:
     lm = lm_of().to(dtype=torch.bfloat16)
     before = hidden_of(lm, CASES[0])
     assert torch.equal(hidden_of(lm, CASES[0]), before)
     with torch.no_grad():
-        lm.model.decoder.layers[1].self_attn.v_proj.bias.add_(1)
+        lm.model.decoder.layers[layer].get_submodule(linear).bias.add_(1)
     changed = hidden_of(lm, CASES[0])
     assert not torch.allclose(changed, before, atol=0.05)
     fresh = lm_of().to(dtype=torch.bfloat16)
     with torch.no_grad():
-        fresh.model.decoder.layers[1].self_attn.v_proj.bias.add_(1)
+        fresh.model.decoder.layers[layer].get_submodule(linear).bias.add_(1)
     assert torch.equal(hidden_of(fresh, CASES[0]), changed)
 
 
 def test_what_trains_takes_the_form_with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        frozen, "packed_layers", lambda decoder: pytest.fail("packed layers have no gradients")
+        frozen, "packed_decoder", lambda decoder: pytest.fail("packed layers have no gradients")
     )
     lm = lm_of().to(dtype=torch.bfloat16)
     prefix = torch.randn(3, 2, 4, 5, 16).to(torch.bfloat16).requires_grad_()

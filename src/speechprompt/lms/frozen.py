@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechprompt.lms.packed_layers import packed_layers, runs_packed
+from speechprompt.lms.packed_layers import PackedRest, packed_decoder, runs_packed
 from speechprompt.lms.packing import SCORES_A_PIECE, Group, Packing, Workspace
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.transformer import Attention, Decoder, Layer
@@ -67,16 +67,18 @@ def run_frozen(
     packing = Packing.of(lengths, prefixes, layers[0].self_attn.heads, x.dtype)
     states = packing.pack(x.detach())
     trains = torch.is_grad_enabled() and (trained.requires_grad or prefixes.stacked.requires_grad)
+    rest: PackedRest | None = None
     if not trains and runs_packed(decoder):
-        space = _borrow()
-        for i, layer in enumerate(packed_layers(decoder)):
+        space, packed = _borrow(), packed_decoder(decoder)
+        for i, layer in enumerate(packed.layers):
             states = layer(states, i, packing, prefixes, space)
         _give_back(space)
+        rest = packed.last_rest
     else:
         work = _Work(layers[:-1], packing, prefixes, packing.starts + trained_rows)
         run: Callable[..., Tensor] = _Layers.apply
         states = run(states, trained, prefixes.stacked, work)
-    hidden: Tensor = decoder.layer_norm(last_layer(layers[-1], states, packing, prefixes, rows))
+    hidden: Tensor = decoder.layer_norm(last_layer(layers[-1], states, packing, prefixes, rows, rest))
     return hidden
 
 
@@ -321,11 +323,19 @@ def _norm_backward(norm: nn.LayerNorm, gradient: Tensor, x: Tensor, stats: tuple
     return cast(Tensor, found[0])
 
 
-def last_layer(layer: Layer, states: Tensor, packing: Packing, prefixes: PrefixBatch, rows: Tensor) -> Tensor:
+def last_layer(
+    layer: Layer,
+    states: Tensor,
+    packing: Packing,
+    prefixes: PrefixBatch,
+    rows: Tensor,
+    rest: PackedRest | None,
+) -> Tensor:
     """The last layer at `rows` (B,Q) of packed states (T,D): (B,Q,D).
 
     A query's projection is sent through the key projection's transpose and compared with the normed rows themselves,
     and what it mixes of them goes through the value projection: both cost Q rows an utterance instead of all.
+    `rest` takes the place of what the layer does behind its attention.
     """
     attention, (count, wanted) = layer.self_attn, rows.shape
     heads, width = attention.heads, states.shape[1]
@@ -363,6 +373,8 @@ def last_layer(layer: Layer, states: Tensor, packing: Packing, prefixes: PrefixB
     )
     out = torch.einsum("bhqw,hdw->bqhd", mixed, by_value).flatten(2)
     out = out + (front.view(count, heads, wanted, -1) @ values).transpose(1, 2).flatten(2)
+    if rest is not None:
+        return rest(out.flatten(0, 1), states[places]).view(count, wanted, width)
     x = states[places].view(count, wanted, width) + attention.out_proj(out)
     hidden = functional.relu(layer.fc1(layer.final_layer_norm(x)))
     result: Tensor = x + layer.fc2(hidden)

@@ -23,6 +23,21 @@ QUERIES_A_BLOCK = 128
 """Rows that are weighed at once: shorter blocks see fewer late keys, and make more calls."""
 
 
+class PackedRest:
+    """What a layer does behind its attention, packed."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._out = PackedLinear(layer.self_attn.out_proj.weight, layer.self_attn.out_proj.bias)
+        self._inner = PackedLinear(layer.fc1.weight, layer.fc1.bias, "relu")
+        self._outer = PackedLinear(layer.fc2.weight, layer.fc2.bias)
+        self._norm = layer.final_layer_norm
+
+    def __call__(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """What attention mixed (T,D) and the layer's input (T,D) -> its output (T,D)."""
+        middle = self._out.plus(mixed, x)
+        return self._outer.plus(self._inner(self._norm(middle)), middle)
+
+
 class PackedLayer:
     """One layer's weights, packed."""
 
@@ -33,22 +48,17 @@ class PackedLayer:
         self.query_key_value = PackedLinear(
             torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         )
-        self.out = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
-        self.inner = PackedLinear(layer.fc1.weight, layer.fc1.bias, "relu")
-        self.outer = PackedLinear(layer.fc2.weight, layer.fc2.bias)
-        self._norms = (layer.self_attn_layer_norm, layer.final_layer_norm)
+        self._norm, self._rest = layer.self_attn_layer_norm, PackedRest(layer)
 
     def __call__(
         self, x: Tensor, index: int, packing: Packing, prefixes: PrefixBatch, space: Workspace
     ) -> Tensor:
         """Packed rows (T,D) -> (T,D)."""
-        before, between = self._norms
-        rows = self.query_key_value(before(x))
+        rows = self.query_key_value(self._norm(x))
         mixed = space.take("mixed", 0, x.shape, x.dtype)
         for group in packing.groups:
             self._attend(group, rows, mixed, index, prefixes, space)
-        middle = self.out.plus(mixed, x)
-        return self.outer.plus(self.inner(between(middle)), middle)
+        return self._rest(mixed, x)
 
     def _attend(
         self, group: Group, rows: Tensor, mixed: Tensor, index: int, prefixes: PrefixBatch, space: Workspace
@@ -91,21 +101,28 @@ def _blocks(group: Group, heads: int, length: int) -> Iterator[tuple[slice, slic
             yield slice(utterance, min(utterance + step, group.count)), slice(first, last), seen
 
 
-_packed: WeakKeyDictionary[Decoder, tuple[list[object], list[PackedLayer]]] = WeakKeyDictionary()
+class PackedDecoder:
+    """A decoder's layers: all but the last, and what the last does behind its attention."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        *layers, last = (cast(Layer, layer) for layer in decoder.layers)
+        self.layers, self.last_rest = [PackedLayer(layer) for layer in layers], PackedRest(last)
 
 
-def packed_layers(decoder: Decoder) -> list[PackedLayer]:
-    """All layers but the last; packed when they are first asked for, and again when weights have changed."""
-    layers = [cast(Layer, layer) for layer in decoder.layers][:-1]
+_packed: WeakKeyDictionary[Decoder, tuple[list[object], PackedDecoder]] = WeakKeyDictionary()
+
+
+def packed_decoder(decoder: Decoder) -> PackedDecoder:
+    """The packed layers; packed when they are first asked for, and again when weights have changed."""
     state: list[object] = [
         (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        for layer in layers
-        for linear in layer.linears
+        for layer in decoder.layers
+        for linear in cast(Layer, layer).linears
         for weight in (linear.weight, linear.bias)
     ]
     found = _packed.get(decoder)
     if found is None or found[0] != state:
-        found = _packed[decoder] = (state, [PackedLayer(layer) for layer in layers])
+        found = _packed[decoder] = (state, PackedDecoder(decoder))
     return found[1]
 
 
