@@ -12,21 +12,19 @@ import argparse
 import asyncio
 import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from bank import perturbed_copies
-from load import Requests, ask_once, closed_loop, milliseconds, open_loop
 
 import speechprompt
 from speechprompt import SpokenLM
+from speechprompt.benchmarking.load import Requests, ask_once, milliseconds, open_loop
+from speechprompt.benchmarking.server_process import ServerProcess, serving
 from speechprompt.prompting.artifact import read_config
 
 CLIPS = Path(speechprompt.__file__).parent / "corpora" / "demo" / "clips"
@@ -35,76 +33,42 @@ MIXED_TASKS = 32
 OVERLOAD, OVERLOAD_DEADLINE, OVERLOAD_CONNECTIONS = 10, 2.0, 300
 
 
-class Server:
+def pinned(folder: Path, core: int) -> AbstractContextManager[ServerProcess]:
     """`speechprompt serve` on a core of its own."""
-
-    def __init__(self, folder: Path, core: int) -> None:
-        self.log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115
-        command = ["taskset", "-c", str(core), sys.executable, "-m", "speechprompt", "serve", str(folder)]
-        command += ["--port", "0", "--threads", "1", "--deadline", "60"]
-        self.process = subprocess.Popen(command, stderr=self.log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-    def __enter__(self) -> Self:
-        self.url = self._url()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-
-    def _url(self) -> str:
-        while self.process.poll() is None:
-            for line in Path(self.log.name).read_text().splitlines():
-                if '"serving"' in line and line.endswith("}"):
-                    return str(json.loads(line)["url"])
-            time.sleep(0.1)
-        raise RuntimeError(Path(self.log.name).read_text())
-
-    @property
-    def cpu_seconds(self) -> float:
-        """Processor time so far: what a busy machine does not distort."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    @property
-    def resident_bytes(self) -> int:
-        """Resident set."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    return serving(folder, threads=1, before=("taskset", "-c", str(core)))
 
 
-def load(
-    server: Server, clients: int, seconds: float, clips: Sequence[bytes], tasks: Sequence[str]
+def under_load(
+    server: ServerProcess, clients: int, seconds: float, clips: Sequence[bytes], tasks: Sequence[str]
 ) -> dict[str, Any]:
     """A closed loop, in numbers."""
-    cpu, began = server.cpu_seconds, time.monotonic()
-    outcomes = asyncio.run(closed_loop(server.url, clients, seconds, Requests(clips, tasks)))
-    took = time.monotonic() - began
+    load = server.under_load(clients, seconds, Requests(clips, tasks))
     return {
         "clients": clients,
-        "requests": len(outcomes),
-        "failed": sum(outcome.status != 200 for outcome in outcomes),
-        "requests_a_second": round(len(outcomes) / took, 1),
-        "cpu_ms_a_request": round(1e3 * (server.cpu_seconds - cpu) / len(outcomes), 2),
-        "p50_ms": milliseconds(outcomes, 0.5),
-        "p99_ms": milliseconds(outcomes, 0.99),
+        "requests": len(load.outcomes),
+        "failed": len(load.outcomes) - load.answered,
+        "requests_a_second": round(len(load.outcomes) / load.wall_seconds, 1),
+        "cpu_ms_a_request": round(1e3 * load.cpu_seconds / len(load.outcomes), 2),
+        "p50_ms": milliseconds(load.outcomes, 0.5),
+        "p99_ms": milliseconds(load.outcomes, 0.99),
     }
 
 
 def latency(
-    server: Server, seconds: float, clips: Sequence[bytes], tasks: Sequence[str]
+    server: ServerProcess, seconds: float, clips: Sequence[bytes], tasks: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One task a request, at several numbers of clients."""
-    return [load(server, clients, seconds, clips, tasks[:1]) for clients in CLIENTS]
+    return [under_load(server, clients, seconds, clips, tasks[:1]) for clients in CLIENTS]
 
 
-def mixed(server: Server, seconds: float, clips: Sequence[bytes], tasks: Sequence[str]) -> dict[str, Any]:
+def mixed(
+    server: ServerProcess, seconds: float, clips: Sequence[bytes], tasks: Sequence[str]
+) -> dict[str, Any]:
     """All requests about one task against each about any of many, in turn so that drift cancels."""
     kinds = {"single": tasks[:1], "mixed": tasks}
     runs: dict[str, list[dict[str, Any]]] = {"single": [], "mixed": []}
     for kind in ("single", "mixed", "mixed", "single"):
-        runs[kind].append(load(server, 32, seconds / 2, clips, kinds[kind]))
+        runs[kind].append(under_load(server, 32, seconds / 2, clips, kinds[kind]))
     mean = {
         (kind, number): sum(run[number] for run in runs[kind]) / 2
         for kind in runs
@@ -130,7 +94,7 @@ def memory(
         folder = scratch / f"{number}"
         copies = perturbed_copies(prompts[0], lm, folder, number)
         size = sum((copies[0] / name).stat().st_size for name in ("prompt.safetensors",))
-        with Server(folder, core) as server:
+        with pinned(folder, core) as server:
             warm = Requests(clips, ["task0000"])
             asyncio.run(ask_once(server.url, warm()))
             resident[number] = server.resident_bytes
@@ -150,7 +114,11 @@ def memory(
 
 
 def overload(
-    server: Server, seconds: float, capacity: dict[str, Any], clips: Sequence[bytes], tasks: Sequence[str]
+    server: ServerProcess,
+    seconds: float,
+    capacity: dict[str, Any],
+    clips: Sequence[bytes],
+    tasks: Sequence[str],
 ) -> dict[str, Any]:
     """Ten times the capacity from one client, then one request after another as if nothing had been."""
     requests = Requests(clips, tasks[:1], f"?deadline_seconds={OVERLOAD_DEADLINE}")
@@ -161,7 +129,7 @@ def overload(
     began = time.monotonic()
     _, first = asyncio.run(ask_once(server.url, requests()))
     recovered = time.monotonic() - began
-    after = load(server, 1, 2.0, clips, tasks[:1])
+    after = under_load(server, 1, 2.0, clips, tasks[:1])
     of = {status: [o for o in outcomes if o.status == status] for status in {o.status for o in outcomes}}
     accepted, refused = of.get(200, []), of.get(429, [])
     return {
@@ -169,9 +137,7 @@ def overload(
         "generator_behind_p99_ms": round(
             1e3 * sorted(o.late_seconds for o in outcomes)[int(0.99 * len(outcomes))], 1
         ),
-        "refused_late": sum(
-            '"status": 429' in line for line in Path(server.log.name).read_text().splitlines()
-        ),
+        "refused_late": sum('"status": 429' in line for line in server.log.read_text().splitlines()),
         "cpu_ms_a_refusal": round(1e3 * (cpu - alone * len(accepted)) / max(1, len(refused)), 3),
         "offered_a_second": round(len(outcomes) / seconds, 1),
         "statuses": {str(status): len(found) for status, found in sorted(of.items())},
@@ -212,14 +178,14 @@ def main() -> None:
             for copy in perturbed_copies(prompt, lm, folder / "unnamed", per_prompt):
                 copy.rename(folder / f"{number}-{copy.name}")
         tasks = [path.name for path in sorted(folder.iterdir()) if path.name != "unnamed"]
-        with Server(folder, arguments.server_core) as server:
-            load(server, 8, 2.0, clips, tasks)  # warm
+        with pinned(folder, arguments.server_core) as server:
+            under_load(server, 8, 2.0, clips, tasks)  # warm
             if "latency" in wanted:
                 report["latency"] = latency(server, arguments.seconds, clips, tasks)
             if "mixed" in wanted:
                 report["mixed"] = mixed(server, arguments.seconds, clips, tasks)
             if "overload" in wanted:
-                capacity = load(server, 32, arguments.seconds / 2, clips, tasks[:1])
+                capacity = under_load(server, 32, arguments.seconds / 2, clips, tasks[:1])
                 report["overload"] = overload(server, arguments.seconds, capacity, clips, tasks)
         if "memory" in wanted:
             place = arguments.server_core

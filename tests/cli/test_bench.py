@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cli.material import Run
-from speechprompt.benchmarking import peft_form
+from speechprompt.benchmarking import peft_form, server_process
 from speechprompt.benchmarking.suite import STAGES
 
 ONCE = ("--quick", "--repeats", "1", "--threads", "1", "--device", "cpu", "--quiet")
@@ -42,6 +42,9 @@ def test_every_stage(run: Run, tmp_path: Path) -> None:
     assert {row["stage"] for row in with_both} == {"train", "predict", "tiny"}
     encoded = next(one for one in document["figures"] if "encoded" in one["figure"])
     assert encoded["value"] == 1
+    assert document["left_out"] == {}
+    served = [row for row in document["rows"] if row["stage"] == "server"]
+    assert [row["per_second"].keys() for row in served] == [{"ours", "bound"}, {"ours", "bound", "naive"}]
     assert json.loads((out / "report.json").read_text()) == document
     check_report(out)
     again = run("bench", *ONCE, "--stages", "deduplicate", "--out", out)
@@ -73,6 +76,19 @@ def test_a_table_of_chosen_stages_says_where_peft_is_missing(
     ]
     assert len(trained) == 3
     assert all("not installed" in line for line in trained)
+
+
+def test_the_server_is_left_out_without_its_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_process, "missing_package", lambda: "uvicorn")
+    hint = "the stage server needs uvicorn; install it with: pip install 'speechprompt[server]'"
+    ran = run("bench", *ONCE, "--stages", "server,deduplicate")
+    assert (ran.code, ran.err) == (0, "")
+    assert f"left out: {hint}" in ran.out.splitlines()
+    assert not any(line.startswith("server") for line in ran.out.splitlines())
+    document = run("bench", *ONCE, "--stages", "server,deduplicate", "--json").document
+    assert document["left_out"] == {"server": hint}
+    alone = run("bench", *ONCE, "--stages", "server")
+    assert (alone.code, alone.error) == (1, f"error: {hint}")
 
 
 def test_a_stage_that_does_not_exist(run: Run) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
 from speechprompt.speech.audio import read_waveform
 from speechprompt.speech.units import Units
-from speechprompt.spoken_lm import prefers_bfloat16
+from speechprompt.spoken_lm import SpokenLM, prefers_bfloat16
 
 TRUE_SIZE = DecoderSizes(12, 1024, 16, 4096, 104)
 """The published GSLM over 100 HuBERT units, 151 M parameters."""
@@ -135,3 +136,23 @@ def demo_clips(seconds: float, count: int, rate: int) -> list[NDArray[np.float32
         line.append(read_waveform(paths[len(line) % len(paths)], rate)[0])
     joined = np.concatenate(line)
     return [joined[i * samples : (i + 1) * samples] for i in range(count)]
+
+
+def untaught_artifact(target: Path, units: Path) -> tuple[Path, Path]:
+    """A prompt on `tiny` of the size that training gives it, after one step on a few clips; and one of them.
+
+    Side effects: the folder `target`, and a store in `units`.
+    """
+    from speechprompt.encoding import encode_corpus
+    from speechprompt.prompting.train import train
+    from speechprompt.speech.unit_store import UnitStore
+
+    spoken_lm, corpus = SpokenLM.load("tiny"), demo_corpus()
+    rows = (*corpus.split("train")[::131], *corpus.split("valid")[::31])
+    store = UnitStore(units, spoken_lm.tokenizer.fingerprint, "float32")
+    few = encode_corpus(replace(corpus, utterances=rows), spoken_lm, store).corpus
+    options = TrainingOptions(steps=1, evaluations=1, batch_size=4)
+    artifact = train(few, spoken_lm, [next(iter(few.slots))], options)
+    clip = rows[0].audio
+    assert clip is not None
+    return artifact.save(target), Path(clip)

@@ -91,9 +91,14 @@ def sentence(report: Report) -> str:
     )
 
 
+def left_out(report: Report) -> list[str]:
+    """A line for each stage that could not run here."""
+    return [f"left out: {lack}" for lack in report.left_out.values()]
+
+
 def markdown(report: Report, plots: Sequence[tuple[str, str]] = ()) -> str:
     """The run as a Markdown document; `plots` are titles and file names beside it."""
-    parts = ["# speechprompt bench", sentence(report)]
+    parts = ["# speechprompt bench", sentence(report), *left_out(report)]
     parts += [markdown_table(headings, cells) for headings, cells in tables(report)]
     parts += [f"![{title}]({name})" for title, name in plots]
     return "\n\n".join(parts) + "\n"

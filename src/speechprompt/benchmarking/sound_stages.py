@@ -33,7 +33,7 @@ def decoding_cases(settings: Settings) -> Iterator[Case]:
     seconds = 1.0 if settings.quick else 10.0
     clip = demo_clips(seconds, 1, RATE)[0]
     for form, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS")):
-        content = _file(clip, RATE, form, subtype)
+        content = audio_file(clip, RATE, form, subtype)
         forms = {
             OURS: Form(lambda content=content: read_waveform_bytes(content, RATE), seconds),  # type: ignore[misc]
             NAIVE: Form(lambda content=content: _plainly_read(content), seconds),  # type: ignore[misc]
@@ -49,7 +49,7 @@ def resampling_cases(settings: Settings) -> Iterator[Case]:
     stereo = np.repeat(
         np.interp(np.arange(0, len(clip), RATE / 44_100), np.arange(len(clip)), clip)[:, None], 2, 1
     )
-    content = _file(stereo.astype(np.float32), 44_100, "WAV", "PCM_16")
+    content = audio_file(stereo.astype(np.float32), 44_100, "WAV", "PCM_16")
 
     def naive() -> NDArray[np.float32]:
         from scipy.signal import resample_poly
@@ -64,7 +64,8 @@ def resampling_cases(settings: Settings) -> Iterator[Case]:
     yield Case("resample", name, "seconds of audio", forms, bytes=len(content) + 4 * len(clip))
 
 
-def _file(samples: NDArray[np.float32], rate: int, form: str, subtype: str) -> bytes:
+def audio_file(samples: NDArray[np.float32], rate: int, form: str, subtype: str) -> bytes:
+    """Samples (S,) or (S,channels) as a file's bytes."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format=form, subtype=subtype)
     return buffer.getvalue()

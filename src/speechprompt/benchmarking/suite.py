@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechprompt.benchmarking.case import Case, Curve, Figure, Finding, Row
-from speechprompt.errors import UnknownName
+from speechprompt.errors import MissingExtra, UnknownName
 
 if TYPE_CHECKING:
     from speechprompt.benchmarking.clock import Clock
@@ -28,21 +28,23 @@ STAGES = {
     "seeds": "8 seeds trained together",
     "attention": "attention alone, in the two forms that it can take",
     "tiny": "the bundled spoken LM, from waveform to label",
+    "server": "the same behind `speechprompt serve`, asked over HTTP by one client and by several at once",
     "cold start": "one `speechprompt predict` in a process of its own",
     "memory": "what a training step takes for one utterance",
     "growth": "cost against lengths, batches, tasks, prompts and corpora",
 }
-"""Every stage by name, in the order in which they run. The server has a benchmark of its own, benchmarks/serve.py."""
+"""Every stage by name, in the order in which they run."""
 
 Update = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run measured, and on what."""
+    """What a run measured, and on what; `left_out` says of stages that cannot run here what they need."""
 
     machine: dict[str, Any]
     findings: Sequence[Finding]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Row]:
@@ -63,6 +65,7 @@ class Report:
         """Plain values."""
         return {
             "machine": self.machine,
+            "left_out": dict(self.left_out),
             "rows": [row.to_json() for row in self.rows],
             "figures": [figure.to_json() for figure in self.figures],
             "curves": [curve.to_json() for curve in self.curves],
@@ -87,11 +90,16 @@ def run_stages(
 ) -> Report:
     """Measure stages on a device, with as many threads as torch has. `update` is told which stage runs.
 
-    Side effects: none that last; a process of its own for `cold start`.
+    `server` is left out without the extra of that name; MissingExtra when nothing else was asked for. Side effects:
+    none that last; processes of their own for `server` and `cold start`.
     """
     from speechprompt.benchmarking.clock import Clock
     from speechprompt.benchmarking.material import Settings
 
+    left_out = {name: lack for name in names if (lack := _lack(name)) is not None}
+    names = [name for name in names if name not in left_out]
+    if left_out and not names:
+        raise next(iter(left_out.values()))
     tell = update or (lambda done, total, text: None)
     settings, clock = Settings(device, repeats, quick), Clock(device, repeats, quick)
     bandwidth = clock.bandwidth()
@@ -102,7 +110,16 @@ def run_stages(
             findings.append(found)
             tell(done, len(names), found.name)
     tell(len(names), len(names), "")
-    return Report(_machine(device, clock.measure, bandwidth, repeats, quick), findings)
+    lacks = {name: str(lack) for name, lack in left_out.items()}
+    return Report(_machine(device, clock.measure, bandwidth, repeats, quick), findings, lacks)
+
+
+def _lack(name: str) -> MissingExtra | None:
+    """What a stage cannot run without and this installation does not have."""
+    from speechprompt.benchmarking import server_process
+
+    package = server_process.missing_package() if name == "server" else None
+    return None if package is None else MissingExtra(package, "server", "the stage server")
 
 
 def measured(cases: Iterable[Case | Finding], repeats: int, device: str = "cpu") -> Report:
@@ -159,6 +176,10 @@ def _findings(name: str, settings: Settings, clock: Clock, bandwidth: float) -> 
         from speechprompt.benchmarking.tiny_stage import cold_start, tiny_findings
 
         yield from tiny_findings(settings, clock, bandwidth) if name == "tiny" else cold_start(settings)
+    elif name == "server":
+        from speechprompt.benchmarking.server_stage import server_findings
+
+        yield from server_findings(settings, clock)
     elif name == "memory":
         from speechprompt.benchmarking.memory_stage import memory_findings
 

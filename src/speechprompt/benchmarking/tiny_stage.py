@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,12 @@ from speechprompt.benchmarking.material import (
     dtype_of,
     fresh_entry,
     sizes_of,
+    untaught_artifact,
     weight_bytes,
 )
 from speechprompt.benchmarking.naive import NaivePromptedGslm
 from speechprompt.benchmarking.peft_form import PeftPrefix, is_installed, source_rows
 from speechprompt.benchmarking.products import Product, mel_encoder_products, prediction_products
-from speechprompt.experiments.demo import demo_corpus
 from speechprompt.lms.gslm_units import GslmUnitLM
 from speechprompt.prompting.predictor import window_scores
 from speechprompt.prompting.recipes import TrainingOptions
@@ -157,7 +156,7 @@ def tiny_findings(settings: Settings, clock: Clock, bandwidth: float) -> Iterato
 def cold_start(settings: Settings) -> Iterator[Finding]:
     """CPU seconds of `speechprompt predict` on one clip in a process of its own, kernel time included; the median."""
     with tempfile.TemporaryDirectory() as scratch:
-        prompt, clip = _artifact(Path(scratch))
+        prompt, clip = untaught_artifact(Path(scratch) / "prompt", Path(scratch) / "units")
         taken: list[float] = []
         for _ in range(1 if settings.quick else max(3, settings.repeats)):
             taken.append(
@@ -165,23 +164,6 @@ def cold_start(settings: Settings) -> Iterator[Finding]:
             )
     value = float(np.median(taken))
     yield Figure("cold start", "predict, tiny, one clip", value, "CPU seconds", most=COLD_START_SECONDS)
-
-
-def _artifact(folder: Path) -> tuple[Path, Path]:
-    """A prompt trained for one step on a few clips, and a clip. Side effects: those two, nothing else is stored."""
-    from speechprompt.encoding import encode_corpus
-    from speechprompt.prompting.train import train
-    from speechprompt.speech.unit_store import UnitStore
-
-    spoken_lm, corpus = SpokenLM.load("tiny"), demo_corpus()
-    rows = (*corpus.split("train")[::131], *corpus.split("valid")[::31])
-    store = UnitStore(folder / "units", spoken_lm.tokenizer.fingerprint, "float32")
-    few = encode_corpus(replace(corpus, utterances=rows), spoken_lm, store).corpus
-    options = TrainingOptions(steps=1, evaluations=1, batch_size=4)
-    artifact = train(few, spoken_lm, [next(iter(few.slots))], options)
-    clip = rows[0].audio
-    assert clip is not None
-    return artifact.save(folder / "prompt"), Path(clip)
 
 
 def _cpu_seconds(*arguments: str) -> float:

@@ -27,7 +27,7 @@ def bench(
             "--stages",
             metavar="A,B",
             help="Any of decode, resample, hubert, k-means, deduplicate, train, predict, tasks, mixed, seeds, "
-            "attention, tiny, cold-start, memory, growth; by default all.",
+            "attention, tiny, server, cold-start, memory, growth; by default all.",
         ),
     ] = None,
     repeats: Annotated[
@@ -48,7 +48,8 @@ def bench(
 
     The bound is the time of the matrix products that are needed, measured alone at the same shapes and precision, or
     of the bytes that must be copied. True sizes (GSLM 12x1024, HuBERT-base) with random weights need 3 GB and about a
-    quarter of an hour of one core. One thread is measured in CPU seconds. The peft column needs the extra 'peft'.
+    quarter of an hour of one core. One thread is measured in CPU seconds. The peft column needs the extra 'peft', the
+    stage server the extra 'server'; its bound is the library's predictor on the same clips.
     """
     from speechprompt.benchmarking import report as form
     from speechprompt.benchmarking.suite import chosen_stages, run_stages
@@ -64,7 +65,7 @@ def bench(
     if out is not None:
         form.write_report(found, out)
         terminal.say(f"written to {out}")
-    parts: list[RenderableType] = [form.sentence(found)]
+    parts: list[RenderableType] = [form.sentence(found), *form.left_out(found)]
     for headings, cells in form.tables(found):
         parts += ["", table(headings, cells)]
     terminal.show(found.to_json(), *parts)

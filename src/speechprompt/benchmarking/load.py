@@ -1,11 +1,12 @@
-"""A load generator for `serve.py`: HTTP/1.1 over kept connections, as little work a request as Python allows.
+"""Load on a server: HTTP/1.1 over kept connections, as little work a request as Python allows.
 
-Every clip differs in one sample from every other, so that the server's cache of units never helps.
+Every clip differs in a sample from every other that this process sends, so that a server's cache of units never helps.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import itertools
 import json
@@ -14,13 +15,17 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import numpy as np
 import soundfile
 
+from speechprompt.errors import WorkError
+
 BOUNDARY = "7d1c0f3a"
+_NUMBERS = itertools.count(1)
+"""One for every request of this process: generators that counted for themselves would send the same clips again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +39,16 @@ class Outcome:
 
 
 class Requests:
-    """Requests about real clips, each new to the server. `query` follows the path."""
+    """Requests about clips (files), each new to the server and about one of `tasks`. `query` follows the path."""
 
     def __init__(self, clips: Sequence[bytes], tasks: Sequence[str], query: str = "", seed: int = 0) -> None:
-        self._random, self._count = random.Random(seed), itertools.count(1)
+        self._random = random.Random(seed)
         self._clips, self._tasks, self._query = [_wav(clip) for clip in clips], tasks, query
 
     def __call__(self) -> bytes:
+        """The next one, head and body."""
         clip, task = bytearray(self._random.choice(self._clips)), self._random.choice(self._tasks)
-        struct.pack_into("<i", clip, len(clip) - 4, next(self._count))
+        struct.pack_into("<i", clip, len(clip) - 4, next(_NUMBERS))
         head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="task"\r\n\r\n{task}\r\n'
         head += f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="file"; filename="c.wav"\r\n\r\n'
         body = head.encode() + clip + f"\r\n--{BOUNDARY}--\r\n".encode()
@@ -63,7 +69,7 @@ def _wav(clip: bytes) -> bytes:
 
 
 class Connection:
-    """One kept connection."""
+    """One kept connection, open while its context lasts."""
 
     def __init__(self, url: str) -> None:
         place = urlsplit(url)
@@ -71,7 +77,7 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body. The first request connects."""
+        """Status and body. The first request connects. OSError or EOFError where the server hangs up."""
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
@@ -80,10 +86,15 @@ class Connection:
         length = int(head.partition(b"content-length: ")[2].split(b"\r\n", 1)[0])
         return int(head[9:12]), await reader.readexactly(length)
 
-    def close(self) -> None:
-        """Hang up."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         if self._streams is not None:
-            self._streams[1].close()
+            writer = self._streams[1]
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 async def closed_loop(url: str, clients: int, seconds: float, requests: Callable[[], bytes]) -> list[Outcome]:
@@ -92,12 +103,11 @@ async def closed_loop(url: str, clients: int, seconds: float, requests: Callable
     until = time.monotonic() + seconds
 
     async def ask() -> None:
-        connection = Connection(url)
-        while time.monotonic() < until:
-            request, began = requests(), time.monotonic()
-            status, _ = await connection.send(request)
-            found.append(Outcome(status, time.monotonic() - began))
-        connection.close()
+        async with Connection(url) as connection:
+            while time.monotonic() < until:
+                request, began = requests(), time.monotonic()
+                status, _ = await connection.send(request)
+                found.append(Outcome(status, time.monotonic() - began))
 
     await asyncio.gather(*(ask() for _ in range(clients)))
     return found
@@ -110,12 +120,11 @@ async def open_loop(
     arrivals, generator, found = asyncio.Queue[float](), random.Random(1), list[Outcome]()
 
     async def ask() -> None:
-        connection = Connection(url)
-        while (due := await arrivals.get()) >= 0:
-            request, began = requests(), time.monotonic()
-            status, _ = await connection.send(request)
-            found.append(Outcome(status, time.monotonic() - began, began - due))
-        connection.close()
+        async with Connection(url) as connection:
+            while (due := await arrivals.get()) >= 0:
+                request, began = requests(), time.monotonic()
+                status, _ = await connection.send(request)
+                found.append(Outcome(status, time.monotonic() - began, began - due))
 
     workers = [asyncio.create_task(ask()) for _ in range(connections)]
     due = time.monotonic()
@@ -131,17 +140,17 @@ async def open_loop(
 
 
 async def ask_once(url: str, request: bytes) -> tuple[Any, float]:
-    """One answer and the seconds that it took."""
-    connection, began = Connection(url), time.monotonic()
-    status, body = await connection.send(request)
-    seconds = time.monotonic() - began
-    connection.close()
+    """One answer and the seconds that it took. WorkError for a refusal."""
+    async with Connection(url) as connection:
+        began = time.monotonic()
+        status, body = await connection.send(request)
+        seconds = time.monotonic() - began
     if status != 200:
-        raise RuntimeError(body.decode())
+        raise WorkError(body.decode())
     return json.loads(body), seconds
 
 
 def milliseconds(outcomes: Sequence[Outcome], part: float) -> float:
-    """A quantile of the latency."""
+    """A quantile of the latency, in ms."""
     ordered = sorted(outcome.seconds for outcome in outcomes) or [float("nan")]
     return round(1e3 * ordered[min(len(ordered) - 1, int(part * len(ordered)))], 1)
