@@ -17,11 +17,11 @@ import torch
 
 from speechprompt import SpokenLM
 from speechprompt.prompting.calibration import Calibration
+from speechprompt.prompting.finishing import scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.teach import FEW_CLIPS, teach
-from speechprompt.prompting.train import scores_of
 from speechprompt.speech.audio import read_waveform
 from speechprompt.speech.manifest import Corpus, Utterance
 

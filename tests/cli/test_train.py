@@ -255,9 +255,9 @@ def test_finished_folds_are_kept(
 ) -> None:
     command = ("train", units, "--lm", toy, "--slots", "word", "--folds", 3, *QUICK)
     assert run(*command, "--out", tmp_path / "whole").code == 0
-    from speechprompt.cli import train
+    from speechprompt.cli import folds
 
-    real, calls = train.train_resumably, []
+    real, calls = folds.train_resumably, []
 
     def stopping(*arguments: Any, **others: Any) -> Any:
         calls.append(1)
@@ -265,7 +265,7 @@ def test_finished_folds_are_kept(
             raise KeyboardInterrupt("interrupted")
         return real(*arguments, **others)
 
-    monkeypatch.setattr(train, "train_resumably", stopping)
+    monkeypatch.setattr(folds, "train_resumably", stopping)
     assert run(*command, "--out", tmp_path / "broken").code == 130
     ran = run(*command, "--out", tmp_path / "broken")
     assert ran.code == 0

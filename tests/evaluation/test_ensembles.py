@@ -8,8 +8,8 @@ import torch
 from speechprompt.errors import UsageError
 from speechprompt.evaluation.ensembles import ensemble_scores, evaluate_ensemble, trained_parameters
 from speechprompt.evaluation.evaluate import evaluate
+from speechprompt.prompting.finishing import scores_of
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.train import scores_of
 from toys import CORPUS, SPOKEN, TASK, TEST, artifact_of, entry_of
 
 ONE, TWO = (artifact_of(entry_of(SPOKEN.lm, seed=seed)) for seed in (0, 1))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from speechprompt.errors import TrainingError
 from speechprompt.prompting.augmentation import augmented
+from speechprompt.prompting.finishing import scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples
-from speechprompt.prompting.train import scores_of
 from speechprompt.prompting.training import evaluate_run, train_runs
 from speechprompt.speech.units import Units, deduplicate
 from speechprompt.testing import toy_lm

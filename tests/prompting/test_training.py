@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from speechprompt.errors import CorpusError, TrainingError
 from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.finishing import scores_of
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
-from speechprompt.prompting.train import scores_of, train, train_many
+from speechprompt.prompting.train import train, train_many
 from speechprompt.prompting.training import _joint_steps, find_learning_rate, train_runs, train_step
 from speechprompt.speech.manifest import Utterance
 from speechprompt.spoken_lm import SpokenLM

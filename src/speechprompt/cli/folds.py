@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speechprompt.cli.materials import few
 from speechprompt.cli.terminal import Terminal, interval, percent, table
-from speechprompt.cli.training_run import RunFolder
+from speechprompt.cli.training_run import RunFolder, train_resumably
 from speechprompt.errors import ArtifactError, OutputExists
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def train_folds(
     Finished rounds stay in `OUT.run`, so that the same command goes on after them. UsageError or CorpusError
     when the corpus cannot be divided so.
     """
-    from speechprompt.cli.train import few
     from speechprompt.speech.splits import folds, require_trainable, with_fold
 
     rounds = [few(with_fold(corpus, fold), shots, options.seed) for fold in folds(corpus, count)]
@@ -89,7 +89,7 @@ def train_folds(
 def _finished(folder: Path, corpus: Corpus, spoken_lm: SpokenLM, options: TrainingOptions) -> Artifact | None:
     """The prompt of a round that an interrupted command finished with the same options and corpus."""
     from speechprompt.prompting.artifact import Artifact
-    from speechprompt.prompting.train import provenance
+    from speechprompt.prompting.finishing import provenance
 
     if not folder.exists():
         return None
@@ -110,7 +110,6 @@ def _train(
     options: TrainingOptions,
     initial: Artifact | None,
 ) -> Artifact:
-    from speechprompt.cli.train import train_resumably
     from speechprompt.prompting.artifact import Artifact
 
     train_resumably(terminal, RunFolder(folder), corpus, spoken_lm, options, initial)

@@ -131,3 +131,24 @@ def only_splits(corpus: Corpus, splits: Iterable[str]) -> Corpus:
                 f"{corpus.name} has no utterances in split '{split}'; it has {', '.join(counts)}"
             )
     return replace(corpus, utterances=tuple(u for u in corpus.utterances if u.split in wanted))
+
+
+def trainable(corpus: Corpus, folds: int | None) -> Corpus:
+    """The corpus, checked before anything is encoded. CorpusError or UsageError say what it lacks."""
+    from speechprompt.prompting.task import Task
+    from speechprompt.speech.splits import require_trainable
+
+    published = [split for split in corpus.splits() if split.startswith("fold")]
+    if folds is None and published:
+        raise UsageError(f"{corpus.name} comes in {len(published)} folds; add --folds {len(published)}")
+    if folds is None:
+        require_trainable(corpus)
+    Task.of_corpus(corpus)
+    return corpus
+
+
+def few(corpus: Corpus, shots: int | None, seed: int) -> Corpus:
+    """The corpus with so many training utterances a label; all of them without `shots`."""
+    from speechprompt.speech.splits import shots as drawn
+
+    return corpus if shots is None else drawn(corpus, None, shots, seed)

@@ -23,9 +23,17 @@ from speechprompt.cli.commands import (
     check_writable,
     names_of,
 )
-from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source, with_copies
+from speechprompt.cli.materials import (
+    encoded,
+    few,
+    only_splits,
+    open_spoken_lm,
+    read_source,
+    trainable,
+    with_copies,
+)
 from speechprompt.cli.terminal import Progress, Terminal, percent, table
-from speechprompt.cli.train import Recipe, Shots, few, trainable
+from speechprompt.cli.train import Recipe, Shots
 from speechprompt.cli.training_options import option_flags, resolved
 from speechprompt.errors import ArtifactError, OutputExists
 
@@ -130,7 +138,7 @@ def _described(
     options: TrainingOptions,
 ) -> dict[str, Any]:
     """What a sweep's file says it was made of; a sweep of anything else is not continued."""
-    from speechprompt.prompting.train import provenance
+    from speechprompt.prompting.finishing import provenance
 
     return {
         "source": source,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,18 +23,23 @@ from speechprompt.cli.commands import (
     check_writable,
     names_of,
 )
-from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source, with_copies
+from speechprompt.cli.materials import (
+    encoded,
+    few,
+    only_splits,
+    open_spoken_lm,
+    read_source,
+    trainable,
+    with_copies,
+)
 from speechprompt.cli.terminal import Terminal, pairs, percent
 from speechprompt.cli.together import check_together_output, jobs_of, train_together, with_choices
 from speechprompt.cli.training_options import fill_from_file, option_flags, resolved
-from speechprompt.cli.training_run import RunFolder
+from speechprompt.cli.training_run import RunFolder, train_resumably
 from speechprompt.errors import UsageError
 
 if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
-    from speechprompt.prompting.recipes import TrainingOptions
-    from speechprompt.speech.manifest import Corpus
-    from speechprompt.spoken_lm import SpokenLM
 
 Recipe = Annotated[
     str, typer.Option("--recipe", metavar="default|paper", help="Named set of training options.")
@@ -155,66 +158,6 @@ def _check_output(out: Path, force: bool, folds: int | None, several: bool) -> N
 
         check_output(out, force)
     check_writable(out)
-
-
-def trainable(corpus: Corpus, folds: int | None) -> Corpus:
-    """The corpus, checked before anything is encoded. CorpusError or UsageError say what it lacks."""
-    from speechprompt.prompting.task import Task
-    from speechprompt.speech.splits import require_trainable
-
-    published = [split for split in corpus.splits() if split.startswith("fold")]
-    if folds is None and published:
-        raise UsageError(f"{corpus.name} comes in {len(published)} folds; add --folds {len(published)}")
-    if folds is None:
-        require_trainable(corpus)
-    Task.of_corpus(corpus)
-    return corpus
-
-
-def few(corpus: Corpus, shots: int | None, seed: int) -> Corpus:
-    """The corpus with so many training utterances a label; all of them without `shots`."""
-    from speechprompt.speech.splits import shots as drawn
-
-    return corpus if shots is None else drawn(corpus, None, shots, seed)
-
-
-def train_resumably(
-    terminal: Terminal,
-    folder: RunFolder,
-    corpus: Corpus,
-    spoken_lm: SpokenLM,
-    options: TrainingOptions,
-    initial: Artifact | None = None,
-    force: bool = False,
-) -> Artifact:
-    """Train with progress, a checkpoint and an event log beside the output; save; clear the run folder.
-
-    An interruption is raised again with a line that says how to go on.
-    """
-    from speechprompt.prompting.train import train as train_prompt
-
-    started = time.perf_counter()
-    try:
-        with (
-            terminal.progress("training") as progress,
-            folder.listener(terminal, progress, options) as listen,
-        ):
-            artifact = train_prompt(
-                corpus,
-                spoken_lm,
-                None,
-                options,
-                initial=initial,
-                listener=listen,
-                checkpoint=folder.checkpoint,
-            )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(folder.resume_hint()) from None
-    seconds = round(time.perf_counter() - started, 3)
-    artifact = replace(artifact, metrics={**artifact.metrics, "training_seconds": seconds})
-    artifact.save(folder.out, force)
-    folder.close()
-    return artifact
 
 
 def document_of(artifact: Artifact, out: Path) -> dict[str, Any]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from speechprompt.cli.terminal import Progress, Terminal, percent
 
 if TYPE_CHECKING:
+    from speechprompt.prompting.artifact import Artifact
     from speechprompt.prompting.recipes import TrainingOptions
+    from speechprompt.speech.manifest import Corpus
+    from speechprompt.spoken_lm import SpokenLM
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -119,3 +123,42 @@ class _Listener:
         elif self.accuracy is not None:
             parts += [f"valid {percent(self.accuracy)} (best {percent(self.best)})"]
         return "  ".join(parts)
+
+
+def train_resumably(
+    terminal: Terminal,
+    folder: RunFolder,
+    corpus: Corpus,
+    spoken_lm: SpokenLM,
+    options: TrainingOptions,
+    initial: Artifact | None = None,
+    force: bool = False,
+) -> Artifact:
+    """Train with progress, a checkpoint and an event log beside the output; save; clear the run folder.
+
+    An interruption is raised again with a line that says how to go on.
+    """
+    from speechprompt.prompting.train import train
+
+    started = time.perf_counter()
+    try:
+        with (
+            terminal.progress("training") as progress,
+            folder.listener(terminal, progress, options) as listen,
+        ):
+            artifact = train(
+                corpus,
+                spoken_lm,
+                None,
+                options,
+                initial=initial,
+                listener=listen,
+                checkpoint=folder.checkpoint,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(folder.resume_hint()) from None
+    seconds = round(time.perf_counter() - started, 3)
+    artifact = replace(artifact, metrics={**artifact.metrics, "training_seconds": seconds})
+    artifact.save(folder.out, force)
+    folder.close()
+    return artifact

@@ -64,8 +64,8 @@ def ensemble_scores(
     """
     import torch
 
+    from speechprompt.prompting.finishing import scores_of
     from speechprompt.prompting.run import Examples
-    from speechprompt.prompting.train import scores_of
 
     task = artifacts[0].entry.task
     for artifact in artifacts:

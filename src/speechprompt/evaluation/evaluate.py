@@ -122,8 +122,8 @@ def evaluate(
 
 def answers(lm: UnitLM, artifact: Artifact, utterances: Sequence[Utterance]) -> list[AnsweredUtterance]:
     """What the artifact answers to each utterance, calibrated, in order."""
+    from speechprompt.prompting.finishing import scores_of
     from speechprompt.prompting.run import Examples as UnitExamples
-    from speechprompt.prompting.train import scores_of
 
     task, calibration = artifact.entry.task, artifact.config.calibration
     scores = scores_of(lm, artifact.entry, UnitExamples.of(task, utterances))

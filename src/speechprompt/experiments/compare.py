@@ -27,9 +27,9 @@ from speechprompt.metrics import (
     mcnemar,
     paired_difference_interval,
 )
+from speechprompt.prompting.finishing import versions
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.train import versions
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.splits import folds, require_trainable, with_fold
 from speechprompt.spoken_lm import SpokenLM

@@ -14,11 +14,11 @@ from speechprompt.experiments.demo import Update
 from speechprompt.experiments.tuning import finetuning_run, lora_run, require_gslm, require_peft
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.finishing import finish, scores_of
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.train import finish, scores_of
 from speechprompt.prompting.training import train_runs
 from speechprompt.speech.manifest import Corpus
 from speechprompt.spoken_lm import SpokenLM

@@ -38,8 +38,8 @@ from speechprompt.experiments.tables import (
     write_whole,
 )
 from speechprompt.metrics import Interval, paired_difference_interval
+from speechprompt.prompting.finishing import finish, versions
 from speechprompt.prompting.recipes import TrainingOptions
-from speechprompt.prompting.train import finish, versions
 from speechprompt.prompting.training import train_runs
 from speechprompt.spoken_lm import SpokenLM
 

@@ -44,7 +44,7 @@ from speechprompt.experiments.tables import (
     write_whole,
 )
 from speechprompt.metrics import Interval, accuracy_interval, paired_difference_interval
-from speechprompt.prompting.train import versions
+from speechprompt.prompting.finishing import versions
 from speechprompt.speech.manifest import Corpus
 from speechprompt.spoken_lm import SpokenLM
 

@@ -29,9 +29,9 @@ from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import accuracy
 from speechprompt.pretraining.options import read_options
+from speechprompt.prompting.finishing import finish, scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
-from speechprompt.prompting.train import finish, scores_of
 from speechprompt.prompting.training import train_runs
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.unit_store import file_key

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechprompt.errors import UsageError
+from speechprompt.errors import ArtifactError, UsageError
 from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.bank import TaskPrompt
+from speechprompt.prompting.finishing import finish
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.train import finish, start_from
 from speechprompt.prompting.training import Listener, train_runs
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.speeds import SpeedCopies
@@ -57,7 +58,7 @@ def train_jobs(
         train, valid = known[key]
         entry = new_entry(job.task, spoken_lm.lm, job.options, train.units, train.targets)
         if job.initial is not None:
-            start_from(entry, job.initial)
+            _start_from(entry, job.initial)
         runs.append(Run(job.name, entry, job.options, train, valid))
     train_runs(spoken_lm.lm, runs, listener, checkpoint)
     return [finish(run, spoken_lm, job.corpus) for run, job in zip(runs, jobs, strict=True)]
@@ -81,3 +82,14 @@ def variants_of(
 def name_of(changes: Mapping[str, Any]) -> str:
     """`seed-1_learning-rate-0.02`: a name for a folder."""
     return "_".join(f"{name.replace('_', '-')}-{value}" for name, value in changes.items())
+
+
+def _start_from(entry: TaskPrompt, initial: Artifact) -> None:
+    """Copy another artifact's prompt and separator. ArtifactError when their shapes differ."""
+    theirs, ours = initial.entry.prompt, entry.prompt
+    if theirs.method != ours.method or theirs.vectors.shape != ours.vectors.shape:
+        raise ArtifactError(
+            f"{initial.path} holds a prompt '{theirs.method}' of length {theirs.length}; start from it with "
+            f"--method {theirs.method} --prompt-length {theirs.length}"
+        )
+    ours.load_state_dict(theirs.state_dict())

@@ -21,11 +21,11 @@ from speechprompt.errors import CorpusError
 from speechprompt.metrics import wilson_interval
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.calibration import fit_temperature
+from speechprompt.prompting.finishing import finish, scores_of
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.train import finish, scores_of
 from speechprompt.prompting.training import Listener, train_runs
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.splits import folds
