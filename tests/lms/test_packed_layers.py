@@ -76,11 +76,20 @@ def test_packed_layers_are_as_near_to_float32_as_the_plain_form(
         return call(self, x, index, *rest)
 
     monkeypatch.setattr(packed_layers.PackedLayer, "__call__", counted)
+    rest, rests = packed_layers.PackedRest.__call__, []
+
+    def resting(self: packed_layers.PackedRest, mixed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        rests.append(len(x))
+        return rest(self, mixed, x)
+
+    monkeypatch.setattr(packed_layers.PackedRest, "__call__", resting)
     truth = hidden_of(lm_of(), case)
     assert not asked, "float32 takes the other form"
     lm = lm_of().to(dtype=torch.bfloat16)
     ours = hidden_of(lm, case)
     assert asked == [0, 1], "the last layer works for the wanted rows only"
+    assert len(rests) == 3
+    assert rests[2] < rests[0]
     monkeypatch.setattr(decoder_units, "runs_frozen", lambda decoder: False)
     plain = hidden_of(lm, case)
     assert (ours - truth).norm() < 1.3 * (plain - truth).norm()

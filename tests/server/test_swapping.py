@@ -37,7 +37,7 @@ async def swapped_under_load(app: FastAPI, versions: list[bytes], clips: list[by
 
         async def swap() -> None:
             for i in range(SWAPS):
-                while len(answers) < i:  # on a slow machine too, an answer comes for every swap
+                while len(answers) <= i + 1:  # on a slow machine too, an answer comes for every swap
                     await asyncio.sleep(0.001)
                 headers = {"authorization": f"Bearer {TOKEN}"}
                 response = await http.put("/v1/tasks/word", content=versions[i % 2], headers=headers)
@@ -59,7 +59,7 @@ def test_swapping_under_load(app: FastAPI, folder: Path, tmp_path: Path) -> None
     answers, revisions = asyncio.run(swapped_under_load(app, versions, clips))
     assert len(revisions) == SWAPS
     assert len(set(revisions)) == 2
-    assert len(answers) >= SWAPS - 1
+    assert len(answers) > SWAPS
     seen: dict[tuple[int, str], list[dict[str, float]]] = {}
     for number, answer in answers:
         seen.setdefault((number, answer["revision"]), []).append(answer["slots"]["word"]["scores"])

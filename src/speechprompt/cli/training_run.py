@@ -1,4 +1,4 @@
-"""The folder beside an output while it is being trained: checkpoint and event log, and what is shown of them."""
+"""The folder beside an output while it is being trained: checkpoint, event log, what is shown of them, and the run."""
 
 from __future__ import annotations
 
