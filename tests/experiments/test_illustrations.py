@@ -76,6 +76,21 @@ def test_a_fixed_verbalizer_is_drawn_as_the_units_that_stand_for_labels() -> Non
         assert len(found.units) == len(labels)
 
 
+@pytest.mark.parametrize("streams", ["units", "state", "mean", "counts", "utterance"])
+def test_a_learnable_verbalizer_is_drawn_as_the_weights_of_units(streams: str) -> None:
+    lm = SPOKEN.lm
+    entry = entry_of(lm, streams=streams)
+    slot, weight = "word", entry.verbalizer.weight.detach()[entry.verbalizer.columns("word")]
+    found = verbalizers_of(artifact_of(entry), lm)[slot]
+    if "counts" in entry.verbalizer.streams:
+        expected = weight[:, -lm.unit_count :]
+    else:
+        logits = weight if streams == "units" else lm.heads_of(weight[:, : lm.width])["units"]
+        expected = logits[:, lm.lm_ids(torch.arange(lm.unit_count))]
+    for unit, column in zip(found.units, torch.tensor(found.weights).T, strict=True):
+        torch.testing.assert_close(column.float(), expected[:, int(unit)], atol=1e-4, rtol=1e-4)
+
+
 def test_a_clip_is_drawn_over_its_seconds_and_can_be_heard(artifact: Artifact, tmp_path: Path) -> None:
     utterance = heard(tmp_path)
     rows = answers(SPOKEN.lm, artifact, [utterance])

@@ -42,6 +42,8 @@ CASES: list[dict[str, Any]] = [
     {"prompts": [0, 2], "answers": 1},
     {"prompts": [6, 6], "layers": 2, "groups": 2000},
     {"prompts": [3, 7, 3], "kept": 10},
+    {"prompts": [3, 7, 3], "answers": 1, "shifted": True, "mean": True},
+    {"prompts": [0], "mean": True},
 ]
 
 
@@ -65,9 +67,11 @@ def outcome(
     rows = torch.randint(len(prefixes), (7,), generator=random)
     separators = torch.randn(7, 48, generator=random).requires_grad_()
     stacked = stack_prefixes(prefixes, rows, [case.get("shifted", False)] * len(prefixes))
-    hidden = lm.forward(batch, stacked, separators, case.get("before", 0))
-    hidden.float().square().mean().backward()
-    return [hidden.detach(), *(prefix.grad for prefix in prefixes), separators.grad]  # type: ignore[list-item]
+    found = [lm.forward(batch, stacked, separators, case.get("before", 0))]
+    if case.get("mean"):
+        found = list(lm.forward_with_mean(batch, stacked, separators))
+    sum(part.float().square().mean() for part in found).backward()  # type: ignore[union-attr]
+    return [*(part.detach() for part in found), *(prefix.grad for prefix in prefixes), separators.grad]  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -86,6 +90,20 @@ def test_bfloat16_is_as_near_to_float32_as_in_the_plain_form(monkeypatch: pytest
     plain, ours = (outcome(monkeypatch, by_hand, torch.bfloat16, CASES[3]) for by_hand in (False, True))
     for truth, theirs, mine in zip(exact, plain, ours, strict=True):
         assert (mine.float() - truth).norm() < 1.3 * (theirs.float() - truth).norm()
+
+
+def test_in_bfloat16_the_mean_is_as_near_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = {"prompts": [3, 7, 3], "mean": True}
+    exact = outcome(monkeypatch, False, torch.float32, case)
+    plain, ours = (outcome(monkeypatch, by_hand, torch.bfloat16, case) for by_hand in (False, True))
+    errors = [
+        sum(
+            float((mine.float() - truth).norm() / truth.norm())
+            for mine, truth in zip(form, exact, strict=True)
+        )
+        for form in (plain, ours)
+    ]
+    assert errors[1] < 1.3 * errors[0] < 0.1
 
 
 def test_without_gradients_the_states_are_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:

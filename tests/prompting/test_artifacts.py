@@ -43,7 +43,7 @@ def tree(folder: Path) -> dict[str, bytes]:
             "verbalizer": st.sampled_from(["random", "frequency", "learnable"]),
         }
     ),
-    streams=st.sampled_from(["units", "state"]),
+    streams=st.sampled_from(["units", "state", "utterance"]),
     names=st.permutations(["word", "length"]),
     temperature=st.floats(0.1, 10),
 )

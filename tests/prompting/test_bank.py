@@ -85,7 +85,8 @@ def test_a_table_changed_by_one_thread_is_whole_for_the_others() -> None:
 
 
 VERBALIZERS = st.sampled_from(
-    [("random", "units"), ("frequency", "units"), ("learnable", "units"), ("learnable", "state")]
+    [(name, "units") for name in ("random", "frequency", "learnable")]
+    + [("learnable", "state"), ("learnable", "utterance")]
 )
 KINDS = st.fixed_dictionaries(
     {

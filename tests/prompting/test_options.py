@@ -173,7 +173,8 @@ def test_a_prompt_and_its_verbalizer_are_counted_together() -> None:
         task = Task("many", {"label": tuple(map(str, range(count)))})
         entry = new_entry(task, lm, TrainingOptions(), units, targets)
         trained[count] = (entry.prompt.length, entry.trained_parameters())
-    assert trained[8] == (20, 20 * 2 * 12 * 256 + 256 + 8 * 256)
+    assert trained[8] == (20, 20 * 2 * 12 * 256 + 256 + 8 * (2 * 256 + UNIT_COUNT))
+    # the whole utterance would take over half of it: the state alone
     assert trained[200] == (16, 16 * 2 * 12 * 256 + 256 + 200 * 256)
     assert all(count < 150_000 for _, count in trained.values())
 

@@ -191,7 +191,7 @@ def test_entries_are_used_whole() -> None:
     """`trained_parameters` counts every number that learns."""
     entry = entry_of(LM, method="before_projection", prompt_length=3)
     assert isinstance(entry, TaskPrompt)
-    assert entry.trained_parameters() == 2 * 2 * 3 * 16 + 16 + 5 * 16
+    assert entry.trained_parameters() == 2 * 2 * 3 * 16 + 16 + 5 * (2 * 16 + UNIT_COUNT)
 
 
 def test_a_verbalizer_of_the_state_never_asks_the_output_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from speechprompt.evaluation.reports import (
 from speechprompt.experiments.illustrations import illustrated
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from speechprompt.evaluation.evaluate import Evaluation
     from speechprompt.lms.protocol import UnitLM
     from speechprompt.prompting.artifact import Artifact
@@ -69,14 +71,8 @@ def _mean_losses(folder: Path | None, steps: Sequence[int]) -> list[float | None
 
 
 def verbalizers_of(artifact: Artifact, lm: UnitLM) -> dict[str, VerbalizerMap]:
-    """The weights of units for each slot's labels; with a fixed verbalizer each label is the one unit it stands for.
-
-    A label of a verbalizer that reads the state weighs a unit by the logit that its row of weights, taken as a state,
-    gives to it.
-    """
+    """The weights of units for each slot's labels; with a fixed verbalizer each label is the one unit it stands for."""
     import torch
-
-    from speechprompt.prompting.verbalizers import STATE
 
     verbalizer = artifact.entry.verbalizer
     weight = getattr(verbalizer, "weight", None)
@@ -84,14 +80,33 @@ def verbalizers_of(artifact: Artifact, lm: UnitLM) -> dict[str, VerbalizerMap]:
     maps = {}
     for slot, labels in artifact.entry.task.slots.items():
         chosen = verbalizer.columns(slot)
-        ids = lm.lm_ids(torch.arange(lm.unit_count, device=chosen.device))
         if isinstance(weight, torch.Tensor):
-            rows = weight.detach()[chosen]
-            if verbalizer.streams == (STATE,):
-                rows = lm.heads_of(rows.to(lm.device, lm.dtype))["units"]
-            table = rows[:, ids].float().cpu().numpy()
-            maps[slot] = verbalizer_map(labels, units, table)
+            weights = _unit_weights(weight.detach()[chosen], verbalizer.streams, lm)
+            maps[slot] = verbalizer_map(labels, units, weights.float().cpu().numpy())
         else:
+            ids = lm.lm_ids(torch.arange(lm.unit_count, device=chosen.device))
             table = (chosen[:, None] == ids).float().cpu().numpy()
             maps[slot] = verbalizer_map(labels, units, table, limit=int(table.any(0).sum()))
     return maps
+
+
+def _unit_weights(rows: Tensor, streams: Sequence[str], lm: UnitLM) -> Tensor:
+    """What labels weigh units with (C,unit_count), from their rows of a verbalizer's weight (C,V).
+
+    Those of their counts, or of their logits; of a state, the logits that each row of weights, taken as one, has.
+    """
+    import torch
+
+    from speechprompt.prompting.readings import COUNTS, STATE, stream_sizes
+
+    sizes = stream_sizes(lm)
+    parts: dict[str, Tensor] = dict(
+        zip(streams, rows.split([sizes[name] for name in streams], 1), strict=True)
+    )
+    if COUNTS in parts:
+        return parts[COUNTS]
+    logits = (
+        parts["units"] if "units" in parts else lm.heads_of(parts[STATE].to(lm.device, lm.dtype))["units"]
+    )
+    weights: Tensor = logits[:, lm.lm_ids(torch.arange(lm.unit_count, device=logits.device))]
+    return weights

@@ -13,7 +13,7 @@ from speechprompt.errors import UnitsError
 from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.frozen import run_frozen, runs_frozen
 from speechprompt.lms.prefix import PrefixBatch, attention_mask, stack_prefixes
-from speechprompt.lms.transformer import Attention, Layer
+from speechprompt.lms.transformer import Attention, Layer, unit_means
 
 
 class DecoderUnitLM:
@@ -152,30 +152,50 @@ class DecoderUnitLM:
 
         Only these rows leave the last layer. UnitsError when an utterance is longer than `max_units`.
         """
+        return self._run(batch, prefixes, separators, before, with_mean=False)[0]
+
+    def forward_with_mean(
+        self, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor, before: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, and the mean (B,D) in fp32 of each utterance's units as the last layer gets them, each normed."""
+        hidden, mean = self._run(batch, prefixes, separators, before, with_mean=True)
+        return hidden, cast(Tensor, mean)
+
+    def _run(
+        self,
+        batch: UnitBatch,
+        prefixes: PrefixBatch | None,
+        separators: Tensor,
+        before: int,
+        with_mean: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         answers = 0 if batch.answers is None else batch.answers.shape[1]
         rows = batch.lengths[:, None] + 1 + torch.arange(-before, 1 + answers, device=self.device)
-        if runs_frozen(self.model.decoder):
-            return self._forward_frozen(batch, prefixes or self._no_prefix(batch), separators, rows)
+        decoder = self.model.decoder
+        if runs_frozen(decoder):
+            return self._run_frozen(batch, prefixes or self._no_prefix(batch), separators, rows, with_mean)
         x = self.embed(batch, separators, None if prefixes is None else prefixes.row_shifts())
         width = x.shape[1]
         mask = attention_mask(torch.arange(width, device=self.device), width, prefixes)
-        return self.model.decoder(x, prefixes, mask, rows, attention_mask(rows, width, prefixes))
+        x = decoder.ahead_of_last(x, prefixes, mask)
+        hidden = decoder.last(x, prefixes, mask, rows, attention_mask(rows, width, prefixes))
+        return hidden, unit_means(x, batch.lengths) if with_mean else None
 
     def _no_prefix(self, batch: UnitBatch) -> PrefixBatch:
         """The empty prefix of a bare LM."""
         empty = torch.empty(self.layers, 2, self.heads, 0, self.head_dim, dtype=self.dtype)
         return stack_prefixes([empty], torch.zeros_like(batch.lengths))
 
-    def _forward_frozen(
-        self, batch: UnitBatch, prefixes: PrefixBatch, separators: Tensor, rows: Tensor
-    ) -> Tensor:
-        """`forward` without gradients for what is frozen (frozen.py)."""
+    def _run_frozen(
+        self, batch: UnitBatch, prefixes: PrefixBatch, separators: Tensor, rows: Tensor, with_mean: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """`_run` without gradients for what is frozen (frozen.py)."""
         with torch.no_grad():
             x = self.embed(batch, separators, prefixes.row_shifts())
         answers = 0 if batch.answers is None else batch.answers.shape[1]
         at = batch.lengths + 1
         trained = separators.to(x.dtype) * self.model.embed_scale
-        return run_frozen(self.model.decoder, x, at + 1 + answers, prefixes, rows, trained, at)
+        return run_frozen(self.model.decoder, x, at + 1 + answers, prefixes, rows, trained, at, with_mean)
 
     def states(
         self, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor | None

@@ -18,7 +18,7 @@ from torch.nn import functional
 from speechprompt.lms.packed_layers import PackedRest, packed_decoder, runs_packed
 from speechprompt.lms.packing import SCORES_A_PIECE, Group, Packing, Workspace
 from speechprompt.lms.prefix import PrefixBatch
-from speechprompt.lms.transformer import Attention, Decoder, Layer
+from speechprompt.lms.transformer import Attention, Decoder, Layer, unit_means
 
 KEPT_BYTES = 300_000_000
 """Buffers of a larger pass are given back: an LM that fills them does not feel what fresh memory costs."""
@@ -58,10 +58,12 @@ def run_frozen(
     rows: Tensor,
     trained: Tensor,
     trained_rows: Tensor,
-) -> Tensor:
+    with_mean: bool = False,
+) -> tuple[Tensor, Tensor | None]:
     """Final hidden states (B,Q,D) at `rows` (B,Q) of x (B,W,D), of which utterance i takes `lengths[i]` rows.
 
     `trained` (B,D) is what x holds already at `trained_rows` (B,): gradients reach it and the prefixes, but not x.
+    The units lie between the first row and the trained one; `with_mean` asks for their mean (`unit_means`) too.
     """
     layers = [cast(Layer, layer) for layer in decoder.layers]
     packing = Packing.of(lengths, prefixes, layers[0].self_attn.heads, x.dtype)
@@ -79,7 +81,13 @@ def run_frozen(
         run: Callable[..., Tensor] = _Layers.apply
         states = run(states, trained, prefixes.stacked, work)
     hidden: Tensor = decoder.layer_norm(last_layer(layers[-1], states, packing, prefixes, rows, rest))
-    return hidden
+    return hidden, _packed_means(states, packing, trained_rows - 1) if with_mean else None
+
+
+def _packed_means(states: Tensor, packing: Packing, lengths: Tensor) -> Tensor:
+    """`unit_means` (B,D) of packed rows (T,D)."""
+    means = [unit_means(group.rows_of(states), lengths[group.rows]) for group in packing.groups]
+    return torch.cat(means)[packing.order()]
 
 
 @dataclass(slots=True)
@@ -355,9 +363,7 @@ def last_layer(
         in_front = in_front.masked_fill(~visible[:, None], float("-inf"))
     parts: list[tuple[Tensor, Tensor]] = []
     for group in packing.groups:
-        own = normed[group.first : group.first + group.count * group.width].view(
-            group.count, group.width, width
-        )
+        own = group.rows_of(normed)
         late = torch.arange(group.width) > rows[group.rows].repeat(1, heads)[..., None]
         scores = (through[group.rows] @ own.transpose(1, 2) + offset[group.rows][..., None]).masked_fill(
             late, float("-inf")
@@ -365,7 +371,7 @@ def last_layer(
         weights = torch.cat([in_front[group.rows], scores], 2).softmax(-1)
         front, behind = weights.split([prefixes.length, group.width], 2)
         parts.append((front, torch.cat([behind @ own, behind.sum(2, keepdim=True)], 2)))
-    back = torch.cat([group.rows for group in packing.groups]).argsort()
+    back = packing.order()
     front, mixed = (torch.cat(part)[back] for part in zip(*parts, strict=True))
     mixed = mixed.view(count, heads, wanted, -1)
     by_value = torch.cat(

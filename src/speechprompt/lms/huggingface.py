@@ -22,7 +22,7 @@ from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.folders import read_model
 from speechprompt.lms.gslm_units import weights_fingerprint
 from speechprompt.lms.prefix import PrefixBatch
-from speechprompt.lms.transformer import take_rows
+from speechprompt.lms.transformer import take_rows, unit_means
 
 UNITS = "units.json"
 
@@ -185,7 +185,8 @@ class HuggingFaceUnitLM:
 
     def unit_states(self, batch: UnitBatch) -> Tensor:
         """Last hidden states (B,N,D) of units without a prompt."""
-        return self._run(*self._rows(batch, None, None))[:, 1:]
+        states: Tensor = self._run(*self._rows(batch, None, None)).last_hidden_state
+        return states[:, 1:]
 
     def forward(
         self, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor, before: int = 0
@@ -194,16 +195,34 @@ class HuggingFaceUnitLM:
 
         UnitsError when an utterance is longer than `max_units`, or the LM has no positions left for the rest.
         """
+        return self._prompted(batch, prefixes, separators, before)[0]
+
+    def forward_with_mean(
+        self, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor, before: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, and the mean (B,D) in fp32 of each utterance's units as the last layer gets them, each normed."""
+        hidden, layers = self._prompted(batch, prefixes, separators, before, all_layers=True)
+        return hidden, unit_means(layers[-2], batch.lengths)
+
+    def _prompted(
+        self,
+        batch: UnitBatch,
+        prefixes: PrefixBatch | None,
+        separators: Tensor,
+        before: int,
+        all_layers: bool = False,
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """What `forward` gives, and where asked the input of every layer and the last hidden states, (B,N,D) each."""
         shifts = None if prefixes is None else prefixes.row_shifts()
         x, positions = self._rows(batch, separators, shifts)
         cache, mask = None, None
         if prefixes is not None and prefixes.length:
             layers = [prefixes.of_layer(layer) for layer in range(self.layers)]
             cache, mask = DynamicCache(layers), _padding_mask(prefixes, x)
-        hidden = self._run(x, positions, cache, mask)
+        found = self._run(x, positions, cache, mask, all_layers)
         answers = 0 if batch.answers is None else batch.answers.shape[1]
         rows = batch.lengths[:, None] + 1 + torch.arange(-before, 1 + answers, device=self.device)
-        return take_rows(hidden, rows)
+        return take_rows(found.last_hidden_state, rows), found.hidden_states or ()
 
     def _rows(
         self, batch: UnitBatch, separators: Tensor | None, shifts: Tensor | None
@@ -243,15 +262,17 @@ class HuggingFaceUnitLM:
         positions: Tensor,
         cache: DynamicCache | None = None,
         mask: Tensor | None = None,
-    ) -> Tensor:
-        """Last hidden states (B,N,D); `cache` holds a prefix, or takes the keys and values."""
+        all_layers: bool = False,
+    ) -> Any:
+        """The model's outputs for rows x (B,N,D); `cache` holds a prefix, or takes the keys and values."""
         return cast(Any, self.model.base_model)(
             inputs_embeds=x.to(self.dtype),
             position_ids=positions,
             past_key_values=cache,
             attention_mask=mask,
             use_cache=cache is not None,
-        ).last_hidden_state
+            output_hidden_states=all_layers,
+        )
 
     def heads_of(self, hidden: Tensor) -> dict[str, Tensor]:
         """Logits (..., V) over the LM's vocabulary, in fp32."""

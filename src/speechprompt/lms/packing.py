@@ -44,6 +44,11 @@ class Group:
         """Keys that a query is compared with."""
         return self.mask.shape[3]
 
+    def rows_of(self, packed: Tensor) -> Tensor:
+        """Its part of a packed (T,D) as (b,width,D), a view."""
+        part = packed[self.first : self.first + self.count * self.width]
+        return part.view(self.count, self.width, -1)
+
     def of(self, packed: Tensor, heads: int) -> Tensor:
         """Its part of a packed (T,D) as (b,H,width,head_dim), a view."""
         part = packed[self.first : self.first + self.count * self.width]
@@ -73,6 +78,10 @@ class Packing:
             starts[rows] = torch.arange(first, first + count * width, width)
             first += count * width
         return cls(groups, starts, first)
+
+    def order(self) -> Tensor:
+        """Where each utterance (B,) lies among those of all groups, one after another."""
+        return torch.cat([group.rows for group in self.groups]).argsort()
 
     def pack(self, x: Tensor) -> Tensor:
         """(B,W,D) -> (T,D)."""

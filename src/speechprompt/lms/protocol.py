@@ -72,6 +72,15 @@ class UnitLM(Protocol):
         """Hidden states (B, before+1+J, D): rows before the separator (trained vectors (B,D)), it, J answers."""
         ...
 
+    def forward_with_mean(
+        self, batch: UnitBatch, prefixes: PrefixBatch | None, separators: Tensor, before: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, and the mean (B,D) in fp32 of each utterance's units as the last layer gets them.
+
+        Each unit's state is first normed to mean 0 and variance 1. Nothing is computed for it that `forward` would not.
+        """
+        ...
+
     def unit_states(self, batch: UnitBatch) -> Tensor:
         """Last hidden states (B,N,D) of the units of an unprompted batch (padding rows are meaningless)."""
         ...

@@ -126,15 +126,35 @@ class Decoder(nn.Module):
         rows_mask: Any = None,
     ) -> Tensor:
         """Final hidden states (B,N,D); with `rows` (B,Q) the last layer works for those positions only."""
+        return self.last(self.ahead_of_last(x, memory, mask), memory, mask, rows, rows_mask)
+
+    def ahead_of_last(self, x: Tensor, memory: Memory | None = None, mask: Any = None) -> Tensor:
+        """What the last layer gets (B,N,D)."""
+        for i, layer in enumerate(self.layers[:-1]):
+            x = layer(x, memory, i, mask)
+        return x
+
+    def last(
+        self,
+        x: Tensor,
+        memory: Memory | None = None,
+        mask: Any = None,
+        rows: Tensor | None = None,
+        rows_mask: Any = None,
+    ) -> Tensor:
+        """The last layer and the final norm, as `forward`."""
         last = len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
-            x = (
-                layer(x, memory, i, mask)
-                if rows is None or i < last
-                else layer(x, memory, i, rows_mask, rows)
-            )
-        normed: Tensor = self.layer_norm(x)
+        mask, chosen = (mask, ()) if rows is None else (rows_mask, (rows,))
+        normed: Tensor = self.layer_norm(self.layers[last](x, memory, last, mask, *chosen))
         return normed
+
+
+def unit_means(x: Tensor, lengths: Tensor) -> Tensor:
+    """Mean (B,D) in fp32 of the rows 1..length of x (B,N,D), each normed to mean 0 and variance 1; 0 where none is."""
+    places = torch.arange(x.shape[1], device=x.device)
+    mine = (places > 0) & (places <= lengths[:, None])
+    shares = mine / lengths[:, None].clamp(min=1)
+    return torch.bmm(shares[:, None], functional.layer_norm(x.float(), x.shape[-1:]))[:, 0]
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:

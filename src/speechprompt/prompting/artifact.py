@@ -23,13 +23,9 @@ from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.domain import Domain
 from speechprompt.prompting.kinds import Decoding, Method
 from speechprompt.prompting.prompt import Prompt
+from speechprompt.prompting.readings import stream_sizes
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.verbalizers import (
-    FixedVerbalizer,
-    LearnableVerbalizer,
-    Verbalizer,
-    stream_sizes,
-)
+from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbalizer, Verbalizer
 from speechprompt.spoken_lm import SpokenLM
 
 CONFIG, TENSORS, METRICS, CARD = "prompt_config.json", "prompt.safetensors", "metrics.json", "README.md"

@@ -14,7 +14,7 @@ from torch import Tensor
 from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import Bank, BankEntry
-from speechprompt.prompting.verbalizers import read_heads
+from speechprompt.prompting.readings import states_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,16 @@ def _read(
     step: int = 0,
 ) -> None:
     """Run one step; the batch's rows are all of them, or those of the readers in turn."""
-    hidden = lm.forward(batch, bank.prefixes(lm, rows), bank.separators(rows))[:, -1]
-    heads = read_heads(lm, hidden, {name for reader in readers for name in reader.verbalizer.streams})
+    streams = {name for reader in readers for name in reader.verbalizer.streams}
+    states = states_of(lm, batch, bank.prefixes(lm, rows), bank.separators(rows), streams).at(-1)
+    heads = states.heads(lm, streams)
     first = 0
     for reader in readers:
         places: Tensor | slice = reader.rows if step == 0 else slice(first, first + len(reader.rows))
         first += len(reader.rows)
         if step == 0:
-            reader.hidden = hidden[places]
-        reader.read({name: logits[places] for name, logits in heads.items()}, step)
+            reader.hidden = states.hidden[places, 0]
+        reader.read({name: logits[places, 0] for name, logits in heads.items()}, step)
 
 
 class _Reader:
@@ -108,8 +109,8 @@ def decode_freely(
     decoded: list[list[int]] = [[] for _ in rows]
     open_rows = set(range(len(rows)))
     for _ in range(limit or len(verbalizer.slots) + 1):
-        hidden = lm.forward(batch.with_answers(answers), prefixes, separators)[:, -1]
-        best = verbalizer.outputs(verbalizer.read(lm, hidden)).argmax(-1)
+        states = states_of(lm, batch.with_answers(answers), prefixes, separators, verbalizer.streams).at(-1)
+        best = verbalizer.outputs(verbalizer.read(lm, states))[:, 0].argmax(-1)
         open_rows = {i for i in open_rows if int(best[i]) != verbalizer.end}
         if not open_rows:
             break

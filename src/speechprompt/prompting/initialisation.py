@@ -12,16 +12,15 @@ from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.prompt import Prompt
-from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.readings import COUNTS, MEAN, OURS, STATE, stream_sizes
+from speechprompt.prompting.recipes import MOST_TRAINED, TrainingOptions
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import (
-    STATE,
     Verbalizer,
     frequency_units,
     learnable,
     learnable_as_published,
     random_units,
-    stream_sizes,
 )
 from speechprompt.speech.units import Units
 
@@ -36,8 +35,8 @@ def new_entry(
     `units` and `targets` (n,S) are the training split: real states to start from, frequencies to rank.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    streams, labels = _streams(lm, options), sum(map(len, task.slots.values()))
-    length = options.length_for(lm.layers, lm.width, labels * sum(stream_sizes(lm)[name] for name in streams))
+    streams, size = _streams(lm, options, sum(map(len, task.slots.values())))
+    length = options.length_for(lm.layers, lm.width, size)
     if options.initialisation == "units" and length:
         prompt = from_units(lm, options, length, units, generator)
     else:
@@ -71,12 +70,22 @@ def from_units(
     return Prompt(options.method, vectors.clone(), embedded.mean(0).clone())
 
 
-def _streams(lm: UnitLM, options: TrainingOptions) -> tuple[str, ...]:
-    """What a learnable verbalizer reads; nothing for a fixed one."""
+def _streams(lm: UnitLM, options: TrainingOptions, labels: int) -> tuple[tuple[str, ...], int]:
+    """What a learnable verbalizer of so many labels reads, and its size; nothing for a fixed one."""
     if options.verbalizer != "learnable":
-        return ()
-    heads = tuple(name for name in stream_sizes(lm) if name != STATE)
-    return {"units": ("units",), "all": heads, "state": (STATE,)}[options.streams]
+        return (), 0
+    sizes = stream_sizes(lm)
+    known = {
+        "utterance": OURS,
+        "state": (STATE,),
+        "mean": (STATE, MEAN),
+        "counts": (STATE, COUNTS),
+        "units": ("units",),
+        "all": tuple(name for name in sizes if name not in OURS),
+    }
+    parameters = {name: labels * sum(sizes[stream] for stream in streams) for name, streams in known.items()}
+    name = options.streams or ("utterance" if parameters["utterance"] <= MOST_TRAINED // 2 else "state")
+    return known[name], parameters[name]
 
 
 def _verbalizer(

@@ -12,6 +12,7 @@ from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import Bank, TaskPrompt
 from speechprompt.prompting.prompt import drop
+from speechprompt.prompting.readings import States, states_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,18 @@ def label_losses(
     """
     dropouts, smoothing = dropouts or [Dropouts()] * len(bank), smoothing or [0.0] * len(bank)
     places = [(rows == k).nonzero()[:, 0] for k in range(len(bank))]
-    hidden = _hidden(lm, bank, batch, rows, places, targets, dropouts)
+    states = _states(lm, bank, batch, rows, places, targets, dropouts)
     losses = []
     for k, entry in enumerate(bank.entries):
         steps = [0] * len(entry.task.slots)
         if entry.decoding == "autoregressive":
             steps = list(range(len(steps)))
-        total, right = hidden.new_zeros((), dtype=torch.float32), torch.ones_like(places[k], dtype=torch.bool)
+        total, right = (
+            states.hidden.new_zeros((), dtype=torch.float32),
+            torch.ones_like(places[k], dtype=torch.bool),
+        )
         for s, slot in enumerate(entry.task.slots):
-            logits = entry.verbalizer.read(lm, hidden[places[k], steps[s]])
+            logits = entry.verbalizer.read(lm, states.of(places[k]).at(steps[s]))[:, 0]
             scores = drop(
                 entry.verbalizer.scores(logits, slot), dropouts[k].verbalizer, dropouts[k].generator
             )
@@ -66,7 +70,7 @@ def label_losses(
     return losses
 
 
-def _hidden(
+def _states(
     lm: UnitLM,
     bank: Bank[TaskPrompt],
     batch: UnitBatch,
@@ -74,8 +78,8 @@ def _hidden(
     places: list[Tensor],
     targets: list[Tensor],
     dropouts: list[Dropouts],
-) -> Tensor:
-    """Hidden states at the separator and, where an entry is autoregressive, at its fed-back labels."""
+) -> States:
+    """States at the separator and, where an entry is autoregressive, at its fed-back labels."""
     folded = [
         entry.prompt.prefix(lm, d.prompt, d.generator)
         for entry, d in zip(bank.entries, dropouts, strict=True)
@@ -91,7 +95,8 @@ def _hidden(
             fed = answer_ids(bank.entries[k], targets[k])[:, :-1]
             answers[places[k], : fed.shape[1]] = fed
         batch = batch.with_answers(answers)
-    return lm.forward(batch, prefixes, bank.separators(rows))
+    streams = {name for entry in bank.entries for name in entry.verbalizer.streams}
+    return states_of(lm, batch, prefixes, bank.separators(rows), streams)
 
 
 def answer_ids(entry: TaskPrompt, targets: Tensor) -> Tensor:
@@ -116,11 +121,16 @@ def published_loss(
     rows = torch.zeros_like(batch.lengths)
     prefix = entry.prompt.prefix(lm, dropouts.prompt, dropouts.generator)
     answers = answer_ids(entry, targets)
-    hidden = lm.forward(
-        batch.with_answers(answers), bank.stack([prefix], rows, [0]), bank.separators(rows), before=1
+    states = states_of(
+        lm,
+        batch.with_answers(answers),
+        bank.stack([prefix], rows, [0]),
+        bank.separators(rows),
+        entry.verbalizer.streams,
+        before=1,
     )
     outputs = drop(
-        entry.verbalizer.outputs(entry.verbalizer.read(lm, hidden)),
+        entry.verbalizer.outputs(entry.verbalizer.read(lm, states)),
         dropouts.verbalizer,
         dropouts.generator,
     )

@@ -17,9 +17,9 @@ from speechprompt.prompting.augmentation import augmented, check_augmentation
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.losses import Dropouts
 from speechprompt.prompting.optimiser import PublishedAdam, clip
+from speechprompt.prompting.readings import OURS
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.verbalizers import STATE
 from speechprompt.speech.buckets import length_buckets
 from speechprompt.speech.manifest import Utterance
 from speechprompt.speech.units import Units
@@ -149,7 +149,7 @@ class Run:
         if self.options.verbalizer_learning_rate is not None:
             return self.options.verbalizer_learning_rate
         verbalizer = self.entry.verbalizer
-        steady = STEADY_STATE if verbalizer.streams == (STATE,) else STEADY_LOGITS
+        steady = STEADY_STATE if set(verbalizer.streams) <= set(OURS) else STEADY_LOGITS
         return rate * min(1.0, steady / next(verbalizer.parameters()).shape[1])
 
     def _epoch_batches(self) -> list[list[int]]:

@@ -6,20 +6,19 @@ the LM's logits, or its last state. Draws here are injective within a slot; mapp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from speechprompt.errors import UsageError
 from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.readings import States, stream_sizes
 from speechprompt.prompting.task import Task
 
 SPECIALS = 4
 """Outputs that the reference's learnable verbalizer keeps for `<s>`, `<pad>`, `</s>`, `<unk>`."""
 SEPARATOR_OUTPUT, END_OUTPUT = 0, 2
-STATE = "state"
-"""The LM's last hidden state, read as one of its heads is: more numbers than a small vocabulary has logits."""
 
 
 class Verbalizer(nn.Module):
@@ -27,8 +26,9 @@ class Verbalizer(nn.Module):
 
     `columns[slot]` (C,) int64 points into the outputs; `answers[slot]` (C,) int64 are the LM ids fed back to
     the LM when a slot's label is known. `separator` and `end` are the outputs that stand for the separator and
-    for `</s>`, in losses and decoding over all outputs. `streams` names the LM's heads (or `STATE`) that are read side
-    by side as one row of logits; V is then their sum. Subclasses say what the outputs are.
+    for `</s>`, in losses and decoding over all outputs. `streams` names the LM's heads or streams of ours
+    (readings.py) that are read side by side as one row of logits; V is then their sum. Subclasses say what the
+    outputs are.
     """
 
     streams: tuple[str, ...] = ("units",)
@@ -63,9 +63,9 @@ class Verbalizer(nn.Module):
         read = [heads[name] for name in self.streams]
         return read[0] if len(read) == 1 else torch.cat(read, -1)
 
-    def read(self, lm: UnitLM, hidden: Tensor) -> Tensor:
-        """The row of logits (..., V) that is read of an LM's hidden states (..., D)."""
-        return self.logits(read_heads(lm, hidden, self.streams))
+    def read(self, lm: UnitLM, states: States) -> Tensor:
+        """The rows of logits (B,Q,V) that are read of an LM's states."""
+        return self.logits(states.heads(lm, self.streams))
 
     def outputs(self, logits: Tensor) -> Tensor:
         """Scores (..., O) over all outputs from LM logits (..., V)."""
@@ -122,19 +122,6 @@ def learnable(
     verbalizer = LearnableVerbalizer(weight, columns, answers)
     verbalizer.streams = tuple(streams)
     return verbalizer
-
-
-def read_heads(lm: UnitLM, hidden: Tensor, streams: Iterable[str]) -> dict[str, Tensor]:
-    """What verbalizers of some `streams` read of hidden states (..., D), in fp32; LM heads only where one is named."""
-    named = set(streams)
-    heads = lm.heads_of(hidden) if named - {STATE} else {}
-    return {**heads, STATE: hidden.float()} if STATE in named else heads
-
-
-def stream_sizes(lm: UnitLM) -> dict[str, int]:
-    """How many numbers each of the LM's heads has, 'units' first, and its state last."""
-    hidden = torch.zeros(1, lm.width, device=lm.device, dtype=lm.dtype)
-    return {name: read.shape[-1] for name, read in read_heads(lm, hidden, ("units", STATE)).items()}
 
 
 def learnable_as_published(task: Task, lm: UnitLM, generator: torch.Generator) -> LearnableVerbalizer:
