@@ -114,11 +114,13 @@ def targets_of(units: Sequence[Units], labels: int) -> Tensor:
 
 
 def fresh_entry(lm: GslmUnitLM, units: Sequence[Units], labels: int, options: TrainingOptions) -> TaskPrompt:
-    """An untrained prompt for one slot of so many labels, its verbalizer over logits as in every other form."""
+    """An untrained prompt for one slot of so many labels, its verbalizer over logits unless the options say otherwise.
+
+    The other forms have nothing else.
+    """
     task = Task("bench", {"label": tuple(f"label{i}" for i in range(labels))})
-    return new_entry(
-        task, lm, options.model_copy(update={"streams": "units"}), units, targets_of(units, labels)
-    )
+    options = options.model_copy(update={"streams": options.streams or "units"})
+    return new_entry(task, lm, options, units, targets_of(units, labels))
 
 
 def fresh_run(lm: GslmUnitLM, units: Sequence[Units], labels: int, options: TrainingOptions) -> Run:

@@ -44,8 +44,9 @@ COLD_START_SECONDS = 3.0
 class TinyWork:
     """Clips of one length, and every form of turning them into labels.
 
-    The prompt has the paper's length in every form. Naive: clip by clip through the tokenizer and the naive form; peft:
-    batches through ours and peft's prefix, since peft has no tokenizers. `dtype` is the LM's, by default as stored.
+    The prompt has the paper's length in every form; ours reads what the recipe `default` reads, the others logits.
+    Naive: clip by clip through the tokenizer and the naive form; peft: batches through ours and peft's prefix, since
+    peft has no tokenizers. `dtype` is the LM's, by default as stored.
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class TinyWork:
         self.seconds, self.total = seconds, seconds * count
         self.clips = demo_clips(seconds, count, self.tokenizer.sample_rate)
         self.units = self.tokenizer.encode_batch(self.clips)
-        options = TrainingOptions(prompt_length=PROMPT_LENGTH)
+        options = TrainingOptions(prompt_length=PROMPT_LENGTH, streams="utterance")
         self.prompt = fresh_entry(lm, self.units, LABELS, options).fold(lm)
-        published = options.model_copy(update={"method": "before_projection"})
+        published = options.model_copy(update={"method": "before_projection", "streams": "units"})
         self._naive = NaivePromptedGslm(lm.pretrained(), fresh_entry(lm, self.units, LABELS, published))
         self._peft = PeftPrefix(lm, PROMPT_LENGTH, LABELS) if is_installed() else None
 
