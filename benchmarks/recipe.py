@@ -3,8 +3,9 @@
     python benchmarks/recipe.py --data DATA --rows lithuanian,fsdd --try plain: --try "smooth:label_smoothing=0.1"
 
 DATA holds the folders of unpack.py and, for `commands`, units/gsc_v1_hubert100.jsonl.gz. Test rows are dropped before
-anything else: Lithuanian validates on eight of 23 speakers, FSDD on two of six, RAVDESS on six of 20 actors, Arabic and
-the demo on their valid rows, Speech Commands on 1,500 of them. All variants of a corpus train in one joint run. Prints
+anything else: Lithuanian validates on eight of 23 speakers, FSDD on two of six, RAVDESS on six of 20 actors, ESD on two
+of eight, VCTK on 20 of 87, ESC-10 on its second fold (the first is dropped), Arabic and the demo on their valid rows,
+Speech Commands and Fluent on 1,500 of them. All variants of a corpus train in one joint run. Prints
 accuracy and loss on validation at the best evaluation and at the last, and with several seeds also what they answer
 together; `--out` appends the same as JSON lines.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from speechprompt import Corpus, SpokenLM
 from speechprompt.encoding import encode_corpus, with_speed_copies
@@ -36,9 +38,15 @@ FOLDERS = {
     "fsdd": ("fsdd/manifest.jsonl", "digit", 2),
     "ravdess": ("ravdess4/manifest.jsonl", "emotion", 6),
     "arabic": ("arabic_speech_commands/manifest.jsonl", "command", 0),
+    "esc10": ("esc10/manifest.jsonl", "sound", 0),
     "commands": ("units/gsc_v1_hubert100.jsonl.gz", "command", 0),
+    "fluent": ("units/fsc_hubert100.jsonl.gz", "action,object,location", 0),
+    "esd": ("units/esd_en_hubert100.jsonl.gz", "emotion", 2),
+    "vctk": ("units/vctk_hubert100.jsonl.gz", "gender", 20),
 }
-"""A manifest, its slot, and how many speakers validate (0: the rows that it says)."""
+"""A manifest, its slots, and how many speakers validate (0: the rows that it says)."""
+FOLDS = {"fold1": "test", "fold2": "valid"}
+"""What folds are where a corpus comes in folds; all others train."""
 MOST_VALID = 1500
 
 
@@ -47,7 +55,11 @@ def development(row: str, data: Path) -> Corpus:
     if row == "demo":
         return _learnt(demo_corpus().with_slots(["command"]))
     name, slot, speakers = FOLDERS[row]
-    corpus = _learnt(Corpus.read(data / name, [slot]))
+    corpus = Corpus.read(data / name, slot.split(","))
+    if all(u.split.startswith("fold") for u in corpus.utterances):
+        rows = tuple(replace(u, split=FOLDS.get(u.split, "train")) for u in corpus.utterances)
+        corpus = replace(corpus, utterances=rows)
+    corpus = _learnt(corpus)
     if speakers:
         known = sorted({u.speaker for u in corpus.utterances if u.speaker is not None})
         out = set(np.random.default_rng(0).permutation(known)[:speakers].tolist())
@@ -119,10 +131,12 @@ def _numbers(artifacts: list[Artifact], spoken_lm: SpokenLM, valid: tuple[Uttera
     }
     if len(artifacts) > 1:
         scores = ensemble_scores(spoken_lm.lm, artifacts, valid)
-        [(slot, answered)] = scores.items()
-        labels = artifacts[0].config.slots[slot]
-        right = [u.labels[slot] == labels[i] for u, i in zip(valid, answered.argmax(1).tolist(), strict=True)]
-        found["together"] = float(np.mean(right))
+        slots = artifacts[0].config.slots
+        wanted = torch.tensor(
+            Task("", {slot: tuple(labels) for slot, labels in slots.items()}).targets(valid)
+        ).reshape(-1, len(slots))
+        answered = torch.stack([scores[slot].argmax(1) for slot in slots], 1)
+        found["together"] = float((answered == wanted).all(1).float().mean())
     return found
 
 

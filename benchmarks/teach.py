@@ -32,6 +32,7 @@ VARIANTS = {
     "label smoothing .1": NONE.model_copy(update={"label_smoothing": 0.1}),
     "smoothing and unit masking .15": NONE.model_copy(update={"label_smoothing": 0.1, "unit_masking": 0.15}),
     "smoothing and span dropout .2 (lessons)": FEW_CLIPS,
+    "lessons over the state": FEW_CLIPS.model_copy(update={"streams": "state"}),
     "lessons over logits": FEW_CLIPS.model_copy(update={"streams": "units"}),
     "all three": FEW_CLIPS.model_copy(update={"unit_masking": 0.15}),
 }
