@@ -178,7 +178,7 @@ class DecoderUnitLM:
         width = x.shape[1]
         mask = attention_mask(torch.arange(width, device=self.device), width, prefixes)
         x = decoder.ahead_of_last(x, prefixes, mask)
-        hidden = decoder.last(x, prefixes, mask, rows, attention_mask(rows, width, prefixes))
+        hidden = decoder.last(x, prefixes, attention_mask(rows, width, prefixes), rows)
         return hidden, unit_means(x, batch.lengths) if with_mean else None
 
     def _no_prefix(self, batch: UnitBatch) -> PrefixBatch:

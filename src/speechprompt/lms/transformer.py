@@ -117,35 +117,23 @@ class Decoder(nn.Module):
             x = layer(x, memory, i, mask)
             yield x
 
-    def forward(
-        self,
-        x: Tensor,
-        memory: Memory | None = None,
-        mask: Any = None,
-        rows: Tensor | None = None,
-        rows_mask: Any = None,
-    ) -> Tensor:
-        """Final hidden states (B,N,D); with `rows` (B,Q) the last layer works for those positions only."""
-        return self.last(self.ahead_of_last(x, memory, mask), memory, mask, rows, rows_mask)
+    def forward(self, x: Tensor, memory: Memory | None = None, mask: Any = None) -> Tensor:
+        """Final hidden states (B,N,D)."""
+        for i, layer in enumerate(self.layers):
+            x = layer(x, memory, i, mask)
+        normed: Tensor = self.layer_norm(x)
+        return normed
 
-    def ahead_of_last(self, x: Tensor, memory: Memory | None = None, mask: Any = None) -> Tensor:
+    def ahead_of_last(self, x: Tensor, memory: Memory | None, mask: Any) -> Tensor:
         """What the last layer gets (B,N,D)."""
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(x, memory, i, mask)
         return x
 
-    def last(
-        self,
-        x: Tensor,
-        memory: Memory | None = None,
-        mask: Any = None,
-        rows: Tensor | None = None,
-        rows_mask: Any = None,
-    ) -> Tensor:
-        """The last layer and the final norm, as `forward`."""
+    def last(self, x: Tensor, memory: Memory | None, rows_mask: Any, rows: Tensor) -> Tensor:
+        """Final hidden states (B,Q,D) at the positions `rows` (B,Q), from what the last layer gets."""
         last = len(self.layers) - 1
-        mask, chosen = (mask, ()) if rows is None else (rows_mask, (rows,))
-        normed: Tensor = self.layer_norm(self.layers[last](x, memory, last, mask, *chosen))
+        normed: Tensor = self.layer_norm(self.layers[last](x, memory, last, rows_mask, rows))
         return normed
 
 

@@ -55,10 +55,8 @@ def label_losses(
         steps = [0] * len(entry.task.slots)
         if entry.decoding == "autoregressive":
             steps = list(range(len(steps)))
-        total, right = (
-            states.hidden.new_zeros((), dtype=torch.float32),
-            torch.ones_like(places[k], dtype=torch.bool),
-        )
+        total = states.hidden.new_zeros((), dtype=torch.float32)
+        right = torch.ones_like(places[k], dtype=torch.bool)
         for s, slot in enumerate(entry.task.slots):
             logits = entry.verbalizer.read(lm, states.of(places[k]).at(steps[s]))[:, 0]
             scores = drop(

@@ -1,7 +1,8 @@
 """LM output distribution -> scores over the labels of each slot. A verbalizer owns the order of labels.
 
 Source: SpeechPrompt v2 section 3.3. `random` and `frequency` give each label a unit; `learnable` is linear over
-the LM's logits, or its last state. Draws here are injective within a slot; mappings read from the reference may not be.
+what it reads (readings.py): the LM's logits, or states and counts of units. Draws here are injective within a slot;
+mappings read from the reference may not be.
 """
 
 from __future__ import annotations
