@@ -22,6 +22,7 @@ CASES: list[dict[str, Any]] = [
     {"prompts": [3, 7, 3], "shifted": True},
     {"prompts": [4], "answers": 2, "before": 1},
     {"prompts": [4, 6], "rows_a_block": 7, "scores_a_piece": 1000},
+    {"prompts": [3, 7, 3], "mean": True},
 ]
 
 pytestmark = pytest.mark.skipif(
@@ -59,6 +60,8 @@ def hidden_of(lm: GslmUnitLM, case: dict[str, Any]) -> torch.Tensor:
     rows = torch.randint(len(prefixes), (len(LENGTHS),), generator=random)
     separators = torch.randn(len(LENGTHS), 64, generator=random)
     stacked = stack_prefixes(prefixes, rows, [case.get("shifted", False)] * len(prefixes))
+    if case.get("mean"):
+        return lm.forward_with_mean(batch, stacked, separators)[1]
     return lm.forward(batch, stacked, separators, case.get("before", 0)).float()
 
 
