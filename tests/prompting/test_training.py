@@ -120,6 +120,27 @@ def test_training_finds_what_can_be_heard() -> None:
     assert not torch.equal(artifacts[0].entry.prompt.vectors, artifacts[1].entry.prompt.vectors)
 
 
+@pytest.mark.parametrize(
+    ("told", "best", "stopped"),
+    [
+        ([(1.0, 0.10), (1.0, 0.099), (1.0, 0.098)], 3, True),  # right already: so little is no gain
+        ([(1.0, 0.10), (1.0, 0.09), (1.0, 0.089)], 3, False),
+        ([(1.0, 0.10), (1.0, 0.11), (1.0, 0.12)], 1, True),
+        ([(0.9, 0.10), (0.9, 0.099), (0.9, 0.098)], 3, False),  # something is left to learn
+        ([(0.9, 0.10), (1.0, 0.20), (1.0, 0.199)], 3, False),
+    ],
+)
+def test_patience_ends_where_nothing_is_left_to_learn(
+    told: list[tuple[float, float]], best: int, stopped: bool
+) -> None:
+    run = run_of(LM, patience=2, steps=10)
+    for accuracy, loss in told:
+        run.progress.step += 1
+        run.judge(accuracy, loss)
+    assert (run.progress.best_step, run.progress.finished) == (best, stopped)
+    assert (run.progress.best_accuracy, run.progress.best_loss) == told[best - 1]
+
+
 class Stop(Exception):
     """What an interrupted user looks like."""
 

@@ -70,7 +70,7 @@ class TrainingOptions(BaseModel):
     steps: int = Field(2000, ge=1, description="most updates")
     evaluations: int = Field(10, ge=1, description="how often validation runs within `steps`")
     by_epoch: bool = Field(False, description="evaluate after every epoch instead")
-    patience: int = Field(4, ge=1, description="evaluations without improvement before stopping")
+    patience: int = Field(4, ge=1, description="evaluations without a gain before stopping")
     select_by: Literal["accuracy", "loss"] = Field("accuracy", description="what makes a checkpoint the best")
     clip_norm: float | None = Field(1.0, gt=0)
     prompt_dropout: float = Field(0.1, ge=0, lt=1)

@@ -26,6 +26,8 @@ from speechprompt.speech.units import Units
 
 FIRST_RATE = 5e-3
 """Learning rate until a range test has found another."""
+LEAST_GAIN = 0.05
+"""Share by which loss must fall to win patience once every validation answer is right."""
 STEADY_LOGITS, STEADY_STATE = 26, 96
 """Logits, and numbers of a normed state, that a verbalizer can sum at the prompt's learning rate."""
 
@@ -216,7 +218,10 @@ class Run:
         self._base_rates = [rate, *(self._verbalizer_rate(rate) for _ in self._base_rates[1:])]
 
     def judge(self, accuracy: float, loss: float) -> bool:
-        """Note a validation; keep the state if it is the best so far, and say so. Sets `finished`."""
+        """Note a validation; keep the state if it is the best so far, and say so. Sets `finished`.
+
+        Where every answer is right already, a loss that falls by less than `LEAST_GAIN` is kept but wins no patience.
+        """
         progress, options = self.progress, self.options
         key = (accuracy, -loss) if options.select_by == "accuracy" else (-loss, accuracy)
         best = (
@@ -225,12 +230,12 @@ class Run:
             else (-progress.best_loss, progress.best_accuracy)
         )
         better = key > best
+        perfect = options.select_by == "accuracy" and accuracy == progress.best_accuracy == 1
+        gains = better and not (perfect and loss > (1 - LEAST_GAIN) * progress.best_loss)
+        progress.without_gain = 0 if gains else progress.without_gain + 1
         if better:
             progress.best_accuracy, progress.best_loss, progress.best_step = accuracy, loss, progress.step
-            progress.without_gain = 0
             self.best = _copy(self.entry)
-        else:
-            progress.without_gain += 1
         progress.evaluations += 1
         progress.finished = progress.without_gain >= options.patience or progress.step >= options.steps
         return better
