@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -205,6 +210,35 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
     expected = {key: u for n in range(2) for i in range(80) for key, u in some(2, f"{n}{i}-").items()}
     assert store.get_many(expected) == expected
     assert store.notices == []
+
+
+_COUNT_THREADS = """
+import os, sys
+from speechprompt.speech.unit_store import UnitStore
+before = len(os.listdir("/proc/self/task"))
+assert UnitStore(sys.argv[1], "a", "fp32").get_many(["k0", "k1"]).keys() == {"k0", "k1"}
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads of Linux")
+def test_reading_leaves_no_threads_that_could_abort_the_process_at_its_end(tmp_path: Path) -> None:
+    UnitStore(tmp_path, "a", "fp32").put_many(some(2))
+    command = [sys.executable, "-c", _COUNT_THREADS, str(tmp_path)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == "0"
+
+
+def test_a_shard_with_other_columns_is_damage(tmp_path: Path) -> None:
+    store = UnitStore(tmp_path, "a", "fp32")
+    content = pa.BufferOutputStream()
+    pq.write_table(pa.table({"key": ["k0"], "ids": [["one"]]}), content)
+    shard = content.getvalue().to_pybytes()
+    store.folder.mkdir(parents=True)
+    (store.folder / f"{hashlib.sha256(shard).hexdigest()}.parquet").write_bytes(shard)
+    assert store.get_many(["k0"]) == {}
+    (notice,) = store.notices
+    assert "columns are not those of a unit store" in notice
+    assert list(store.folder.glob("*.parquet")) == []
 
 
 def test_file_keys_follow_bytes_and_spans_not_names(tmp_path: Path) -> None:

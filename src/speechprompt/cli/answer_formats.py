@@ -66,7 +66,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches():
+        for batch in file.iter_batches(use_threads=False):
             yield from batch.to_pylist()
 
 

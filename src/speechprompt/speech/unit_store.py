@@ -169,7 +169,7 @@ class UnitStore:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != path.stem:
                 raise ValueError("its bytes do not match its name")
-            table = pq.read_table(pa.BufferReader(content), schema=_SCHEMA)
+            table = _decoded(content)
             rows = {key: row for row, key in enumerate(table["key"].to_pylist())}
         except FileNotFoundError:
             self._forget({name})
@@ -250,6 +250,18 @@ def _table(units: Mapping[str, Units]) -> pa.Table:
         "f0": [u.f0 for u in units.values()],
     }
     return pa.table(columns, schema=_SCHEMA)
+
+
+def _decoded(content: bytes) -> pa.Table:
+    """A shard's table, read on the calling thread.
+
+    `pyarrow.parquet.read_table` leaves threads of Arrow's behind, and a process that exits soon after it may
+    be aborted by them (https://github.com/apache/arrow/issues/39862).
+    """
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        if not file.schema_arrow.equals(_SCHEMA):
+            raise ValueError("its columns are not those of a unit store")
+        return file.read(use_threads=False)
 
 
 def _units(table: pa.Table, row: int) -> Units:
