@@ -43,10 +43,14 @@ def entry_of(lm: UnitLM, recipe: str = "default", task: Task = TASK, **changes: 
 
 
 def with_garbage(batch: UnitBatch, garbage: int, columns: int = 0) -> UnitBatch:
-    """The same batch, wider, with a number in the padding that no LM knows."""
-    ids = torch.cat([batch.unit_ids, batch.unit_ids.new_zeros(len(batch), columns)], 1)
-    padding = torch.arange(ids.shape[1]) >= batch.lengths[:, None]
-    return UnitBatch(ids.masked_fill(padding, garbage), batch.lengths)
+    """The same units and durations, wider, with a number in the padding that no LM knows."""
+
+    def filled(stream: Tensor) -> Tensor:
+        wide = torch.cat([stream, stream.new_zeros(len(batch), columns)], 1)
+        return wide.masked_fill(torch.arange(wide.shape[1]) >= batch.lengths[:, None], garbage)
+
+    durations = None if batch.durations is None else filled(batch.durations)
+    return UnitBatch(filled(batch.unit_ids), batch.lengths, durations)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.losses import label_losses
 from speechprompt.prompting.prompt import Prompt
-from speechprompt.prompting.readings import OURS, stream_sizes
+from speechprompt.prompting.readings import OURS, UTTERANCE, stream_sizes
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
@@ -313,7 +313,7 @@ def test_a_verbalizer_over_all_streams_mixes_with_others(kind: str, tmp_path: Pa
     assert list(sizes) == ["units", "duration", "f0", *OURS]
     heads = sum(size for name, size in sizes.items() if name not in OURS)
     plain, joint = entry_of(lm), entry_of(lm, streams="all", seed=3)
-    assert plain.verbalizer.weight.shape == (4, sum(sizes[name] for name in OURS))
+    assert plain.verbalizer.weight.shape == (4, sum(sizes[name] for name in UTTERANCE))
     assert joint.verbalizer.weight.shape == (4, heads)
     bank, rows = Bank([plain, joint]), torch.tensor([0, 1, 1, 0])
     bank = bank.fold(lm)

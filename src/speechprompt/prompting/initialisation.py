@@ -12,7 +12,7 @@ from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.prompt import Prompt
-from speechprompt.prompting.readings import COUNTS, MEAN, OURS, STATE, stream_sizes
+from speechprompt.prompting.readings import COUNTS, MEAN, OURS, PACE, STATE, UTTERANCE, stream_sizes
 from speechprompt.prompting.recipes import MOST_TRAINED, TrainingOptions
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import (
@@ -76,7 +76,8 @@ def _streams(lm: UnitLM, options: TrainingOptions, labels: int) -> tuple[tuple[s
         return (), 0
     sizes = stream_sizes(lm)
     known = {
-        "utterance": OURS,
+        "utterance": UTTERANCE,
+        "pace": (*UTTERANCE, PACE),
         "state": (STATE,),
         "mean": (STATE, MEAN),
         "counts": (STATE, COUNTS),

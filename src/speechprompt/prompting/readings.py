@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from speechprompt.errors import UnitsError
 from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.protocol import UnitLM
@@ -18,7 +19,12 @@ MEAN = "mean"
 """The mean (D) over all units, under the prompt, of what the last layer gets: normed states, so no row costs more."""
 COUNTS = "counts"
 """How often each unit occurs (unit_count): square roots of the shares, which damp what is said again and again."""
-OURS = (STATE, MEAN, COUNTS)
+PACE = "pace"
+"""How long units last (3 unit_count + `PACE_BINS`): square roots of each unit's share of all log durations, by the
+third of the time in which it lies, and of how many units last 1, 2, ... frames, the last being `PACE_BINS` and more."""
+PACE_BINS = 16
+UTTERANCE = (STATE, MEAN, COUNTS)
+OURS = (*UTTERANCE, PACE)
 """Streams that are not heads of the LM."""
 
 
@@ -26,18 +32,19 @@ OURS = (STATE, MEAN, COUNTS)
 class States:
     """An LM's last states for a batch under its prompts.
 
-    `hidden` (B,Q,D) are those at the separator and each answer, `mean` (B,D) and `counts` (B,unit_count) what the
-    streams of those names are; None where nobody reads them.
+    `hidden` (B,Q,D) are those at the separator and each answer, `mean` (B,D), `counts` (B,unit_count) and `pace`
+    (B,3*unit_count+PACE_BINS) what the streams of those names are; None where nobody reads them.
     """
 
     hidden: Tensor
     mean: Tensor | None = None
     counts: Tensor | None = None
+    pace: Tensor | None = None
 
     def of(self, rows: Tensor | slice) -> States:
         """Those of some utterances."""
-        mean, counts = (None if x is None else x[rows] for x in (self.mean, self.counts))
-        return States(self.hidden[rows], mean, counts)
+        whole = (None if x is None else x[rows] for x in (self.mean, self.counts, self.pace))
+        return States(self.hidden[rows], *whole)
 
     def at(self, place: int) -> States:
         """Those at one of the Q places."""
@@ -47,7 +54,7 @@ class States:
         """What verbalizers of some `streams` read, (B,Q,.) each, in fp32; LM heads only where one is named."""
         named = set(streams)
         found = lm.heads_of(self.hidden) if named - set(OURS) else {}
-        for name, values in ((MEAN, self.mean), (COUNTS, self.counts)):
+        for name, values in ((MEAN, self.mean), (COUNTS, self.counts), (PACE, self.pace)):
             if values is not None and name in named:
                 found[name] = values[:, None].expand(-1, self.hidden.shape[1], -1)
         return {**found, STATE: self.hidden.float()} if STATE in named else found
@@ -61,25 +68,65 @@ def states_of(
     streams: Iterable[str],
     before: int = 0,
 ) -> States:
-    """Run the LM and keep what some `streams` read; `hidden` begins `before` rows ahead of the separator."""
+    """Run the LM and keep what some `streams` read; `hidden` begins `before` rows ahead of the separator.
+
+    UnitsError when `pace` is among them and the batch has no durations.
+    """
     named = set(streams)
     counts = unit_counts(batch, lm.unit_count) if COUNTS in named else None
+    pace = unit_pace(batch, lm.unit_count) if PACE in named else None
     if MEAN in named:
-        return States(*lm.forward_with_mean(batch, prefixes, separators, before), counts)
-    return States(lm.forward(batch, prefixes, separators, before), counts=counts)
+        return States(*lm.forward_with_mean(batch, prefixes, separators, before), counts, pace)
+    return States(lm.forward(batch, prefixes, separators, before), counts=counts, pace=pace)
 
 
 def unit_counts(batch: UnitBatch, unit_count: int) -> Tensor:
     """The stream `counts` (B,unit_count) of a batch: each row's squares have mean 1."""
-    real = torch.arange(batch.unit_ids.shape[1], device=batch.lengths.device) < batch.lengths[:, None]
-    shares = real / batch.lengths[:, None].clamp(min=1)
-    found = shares.new_zeros(len(batch), unit_count)
-    found.scatter_add_(1, torch.where(real, batch.unit_ids, 0), shares)
-    return (found * unit_count).sqrt()
+    real = _real(batch)
+    return _damped_shares(torch.where(real, batch.unit_ids, 0), real.float(), unit_count)
+
+
+def unit_pace(batch: UnitBatch, unit_count: int) -> Tensor:
+    """The stream `pace` (B,3*unit_count+PACE_BINS) of a batch: the squares of either part have mean 1, or are 0.
+
+    UnitsError when the batch has no durations.
+    """
+    if batch.durations is None:
+        raise UnitsError(
+            "a prompt with --streams pace reads how long units last, and some of these units carry no durations; "
+            "encode the audio again, or train with --streams utterance"
+        )
+    real = _real(batch)
+    frames = torch.where(real, batch.durations, 0)
+    ends = frames.cumsum(1)
+    thirds = (3 * (2 * ends - frames) // (2 * ends[:, -1:]).clamp(min=1)).clamp(max=2)  # of a unit's middle
+    places = torch.where(real, batch.unit_ids + unit_count * thirds, 0)
+    by_unit = _damped_shares(places, frames.clamp(min=1).log(), 3 * unit_count)
+    by_length = _damped_shares((frames - 1).clamp(0, PACE_BINS - 1), real.float(), PACE_BINS)
+    return torch.cat([by_unit, by_length], 1)
+
+
+def _real(batch: UnitBatch) -> Tensor:
+    """Which places (B,N) hold units and no padding."""
+    return torch.arange(batch.unit_ids.shape[1], device=batch.lengths.device) < batch.lengths[:, None]
+
+
+def _damped_shares(kinds: Tensor, weights: Tensor, count: int) -> Tensor:
+    """Square roots of each kind's share of the weights (B,N), (B,count), scaled by the root of `count`."""
+    shares = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
+    found = shares.new_zeros(len(kinds), count)
+    found.scatter_add_(1, kinds, shares)
+    return (found * count).sqrt()
 
 
 def stream_sizes(lm: UnitLM) -> dict[str, int]:
     """How many numbers each stream has: the LM's heads, 'units' first, and then ours."""
     hidden = torch.zeros(1, 1, lm.width, device=lm.device, dtype=lm.dtype)
     heads = {name: logits.shape[-1] for name, logits in lm.heads_of(hidden).items()}
-    return {**heads, STATE: lm.width, MEAN: lm.width, COUNTS: lm.unit_count}
+    return {
+        **heads,
+        STATE: lm.width,
+        MEAN: lm.width,
+        COUNTS: lm.unit_count,
+        PACE: 3 * lm.unit_count + PACE_BINS,
+    }

@@ -47,10 +47,11 @@ class TrainingOptions(BaseModel):
         False, description="move unit positions by the prompt's length, as peft does"
     )
     verbalizer: VerbalizerName = Field("learnable", description="how LM outputs become labels")
-    streams: Literal["utterance", "state", "mean", "counts", "units", "all"] | None = Field(
+    streams: Literal["utterance", "pace", "state", "mean", "counts", "units", "all"] | None = Field(
         None,
         description="what a learnable verbalizer reads: by default 'utterance' (the last state, the mean of all units' "
-        "states and counts of units), or 'state' where that takes over half of 0.15 M; the paper: logits of 'units'",
+        "states and counts of units), or 'state' where that takes over half of 0.15 M; 'pace' also reads how long "
+        "units last; the paper: logits of 'units'",
     )
     decoding: Decoding = Field("parallel", description="slots at once, or one after another")
     initialisation: Literal["units", "normal"] = Field(
