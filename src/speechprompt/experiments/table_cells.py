@@ -30,6 +30,7 @@ from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import accuracy
 from speechprompt.pretraining.options import read_options
 from speechprompt.prompting.finishing import finish, scores_of
+from speechprompt.prompting.readings import OURS, stream_sizes
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.training import train_runs
@@ -94,9 +95,19 @@ class Measure:
                 for u in self.round.rows("train")
             ]
         if self.method in ("probe", "prompt", "finetune"):
+            if self._reads_prosody:
+                parts["prosody"] = self.round.prosody_digest
             parts["lm"] = self.spoken_lm.lm.fingerprint
             parts["dtype"] = str(self.spoken_lm.lm.dtype)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+    @property
+    def _reads_prosody(self) -> bool:
+        """Whether the LM, the verbalizer or the training looks at more of an utterance than its units' ids."""
+        if set(stream_sizes(self.spoken_lm.lm)) - {"units", *OURS}:
+            return True
+        options = training_options(self.options, 0)[0] if self.method in TRAINED else None
+        return options is not None and (options.streams == "pace" or options.unit_jitter > 0)
 
     @property
     def path(self) -> Path:

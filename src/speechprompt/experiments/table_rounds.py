@@ -49,6 +49,15 @@ class Round:
         )
 
     @cached_property
+    def prosody_digest(self) -> str:
+        """Hash of how long every unit lasts and of its F0, for methods that read those too."""
+        streams = [
+            (None, None) if u.units is None else (u.units.durations, u.units.f0)
+            for u in self.corpus.utterances
+        ]
+        return self._digest([b"/".join(b"" if x is None else x.tobytes() for x in pair) for pair in streams])
+
+    @cached_property
     def audio_digest(self) -> str:
         """The same with audio instead of units. CorpusError when there is none."""
         keys = []
