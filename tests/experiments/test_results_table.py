@@ -18,10 +18,12 @@ from speechprompt.errors import UnknownName, UsageError
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.mfcc_units import mfcc_features, mfcc_units
 from speechprompt.experiments.results_table import Line, Study, make_table
+from speechprompt.experiments.table_cells import Measure
 from speechprompt.experiments.table_rounds import drawn_groups, find_source, read_row, rounds_of
 from speechprompt.experiments.table_rows import TableRow, read_declaration
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.speech.manifest import Corpus, Utterance, write_manifest
+from speechprompt.speech.units import Units
 from speechprompt.testing import toy_corpus
 from toys import SPOKEN, TASK, TRAIN, VALID, entry_of
 
@@ -136,6 +138,29 @@ def test_a_changed_input_measures_only_what_depends_on_it(study: Study, tmp_path
     rows = another(tmp_path)
     table_of(rows, "words")
     assert rows.reused == 0
+
+
+def test_changed_durations_measure_only_prompts_that_read_them(tmp_path: Path) -> None:
+    plain = TableRow(name="a", title="a", source="a", slots=("word",))
+    corpus = toy_corpus(60)
+
+    def keys(frames: int) -> dict[tuple[str, str | None], str]:
+        rows = tuple(
+            replace(u, units=Units(u.units.ids, np.full(len(u.units), frames)))
+            for u in corpus.utterances
+            if u.units is not None
+        )
+        [one] = rounds_of(plain, replace(corpus, utterances=rows), 1)
+        return {
+            (method, streams): Measure(
+                method, one, SPOKEN, {} if streams is None else {"streams": streams}, tmp_path
+            ).key
+            for method in ("n-gram", "probe", "prompt")
+            for streams in ((None, "utterance", "pace") if method == "prompt" else (None,))
+        }
+
+    one, two = keys(1), keys(2)
+    assert {name for name in one if one[name] != two[name]} == {("prompt", "pace")}
 
 
 def test_an_interrupted_study_goes_on(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
