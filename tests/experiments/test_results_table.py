@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cli.material import write_tone
-from speechprompt.errors import UnknownName, UsageError
+from speechprompt.errors import UnknownName, UsageError, WorkError
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.mfcc_units import mfcc_features, mfcc_units
 from speechprompt.experiments.results_table import Line, Study, make_table
@@ -22,6 +22,7 @@ from speechprompt.experiments.table_cells import Measure
 from speechprompt.experiments.table_rounds import drawn_groups, find_source, read_row, rounds_of
 from speechprompt.experiments.table_rows import TableRow, read_declaration
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
+from speechprompt.metrics import Interval
 from speechprompt.speech.manifest import Corpus, Utterance, write_manifest
 from speechprompt.speech.units import Units
 from speechprompt.testing import toy_corpus
@@ -106,6 +107,49 @@ def test_every_method_answers_and_nothing_is_measured_twice(study: Study, tmp_pa
     document = json.loads((tmp_path / "out" / "table.json").read_text())
     assert document["lines"][0]["accuracy"]["probe"]["estimate"] == words.accuracy["probe"].estimate
     assert document["lines"][0]["facts"]["lm_fingerprint"] == SPOKEN.lm.fingerprint
+
+
+def test_a_page_keeps_lines_that_a_call_does_not_measure(study: Study, tmp_path: Path) -> None:
+    [words] = table_of(study, "words")
+    page = tmp_path / "out" / "table.json"
+    assert [line.name for line in table_of(another(tmp_path), "both")] == ["words", "both"]
+    kept = json.loads(page.read_text())["lines"][0]
+    assert kept["accuracy"] == json.loads(json.dumps(words.to_json()))["accuracy"]
+
+    elsewhere = another(tmp_path, material=tmp_path / "nowhere")
+    absent, both = table_of(elsewhere, "words")
+    assert (absent.accuracy["prompt"], absent.remark) == (words.accuracy["prompt"], "")
+    assert both.accuracy
+
+    declared = tmp_path / "table.toml"
+    declared.write_text(DECLARATION.replace('toy words"', 'words"').replace("steps = 6", "steps = 7"))
+    old, _ = table_of(another(tmp_path), "both")
+    assert (old.title, old.remark) == ("words", "measured with other options than are declared now")
+    declared.write_text(DECLARATION)
+    assert table_of(another(tmp_path), "both")[0].remark == ""
+
+    assert [line.name for line in table_of(another(tmp_path, tuning=True), "both")] == ["both"]
+    page.write_text("{}")
+    late = another(tmp_path)
+    with pytest.raises(WorkError, match="delete it"):
+        table_of(late, "both")
+    assert (late.measured, late.reused, page.read_text()) == (0, 0, "{}")
+
+
+def test_differences_that_exclude_zero_are_bold_in_markdown_only() -> None:
+    sure, open_ = Interval(0.1, 0.05, 0.2), Interval(0.1, -0.05, 0.2)
+    line = Line("a", "a", "tiny", "", "", differences={"n-gram": sure, "cnn": open_})
+    assert "**+10.0 [+5.0, +20.0]**" in line.cells(marked=True)
+    assert "+10.0 [-5.0, +20.0]" in line.cells(marked=True)
+    assert not any("*" in cell for cell in line.cells())
+
+
+def test_columns_of_the_table_hold_where_a_row_names_none(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "table.toml").write_text(DECLARATION.replace("seeds = 2", 'seeds = 2\ncolumns = ["n-gram"]'))
+    words, both = table_of(another(tmp_path))
+    assert (list(words.accuracy), list(both.accuracy)) == (["n-gram"], ["majority", "n-gram", "prompt"])
+    words, both = table_of(another(tmp_path, columns=["majority", "probe"]))
+    assert (list(words.accuracy), list(both.accuracy)) == (["majority", "probe"], ["majority"])
 
 
 def test_tuning_shows_validation_and_no_test(study: Study, tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """The table of results: every declared row under every method, each cell measured once, as Markdown and JSON.
 
 An interrupted study goes on where it was; a changed input (units, labels, LM, options, seed, a method's version)
-measures again only the cells that depend on it.
+measures again only the cells that depend on it. A page grows: lines of rows that a call does not measure stay.
 """
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprompt.encoding import encode_corpus, with_speed_copies
-from speechprompt.errors import SpeechPromptError, UnknownName
+from speechprompt.errors import SpeechPromptError, UnknownName, WorkError
+from speechprompt.evaluation.summary import read_json
 from speechprompt.experiments.demo import Stage
 from speechprompt.experiments.table_cells import (
     TRAINED,
@@ -48,6 +50,7 @@ from speechprompt.prompting.finishing import versions
 from speechprompt.speech.manifest import Corpus
 from speechprompt.spoken_lm import SpokenLM
 
+_CHANGED = "measured with other options than are declared now"
 COMPARED = ("n-gram", "mfcc n-gram", "cnn", "finetune")
 """Baselines and ceilings whose paired difference from the prompt has a column; the JSON holds all of them."""
 HEADINGS = (
@@ -81,8 +84,8 @@ class Line:
     facts: Mapping[str, Any] = field(default_factory=dict)
     remark: str = ""
 
-    def cells(self) -> tuple[str, ...]:
-        """The line under `HEADINGS`."""
+    def cells(self, marked: bool = False) -> tuple[str, ...]:
+        """The line under `HEADINGS`; `marked`: differences that exclude zero are bold in Markdown."""
         return (
             self.title if self.shots is None else f"{self.title}, {self.shots} a label",
             self.spoken_lm,
@@ -92,9 +95,14 @@ class Line:
             self.aim,
             *(self._cell(method) for method in METHODS),
             "" if self.trained_parameters is None else f"{self.trained_parameters:,}",
-            *(interval_cell(self.differences.get(method), signed=True) for method in COMPARED),
+            *(self._difference(method, marked) for method in COMPARED),
             self.remark,
         )
+
+    def _difference(self, method: str, marked: bool) -> str:
+        found = self.differences.get(method)
+        bold = "**" if marked and found is not None and found.excludes_zero else ""
+        return bold + interval_cell(found, signed=True) + bold
 
     def _cell(self, method: str) -> str:
         """The test's interval; where the test is not shown, the accuracy on validation."""
@@ -148,7 +156,7 @@ class Study:
     def _line(self, row: TableRow, name: str, shot: int | None, line: Line) -> Line:
         source = find_source(row, self.material, self.unpacked)
         spoken_lm = self._lm(name)
-        methods = [m for m in METHODS if m in row.columns and (self.columns is None or m in self.columns)]
+        methods = self.declaration.methods(row, self.columns)
         corpus = self._encoded(row, source, spoken_lm, methods)
         rounds = rounds_of(row, corpus, self.seeds, shot)
         if any(u.audio is None for u in corpus.utterances):
@@ -156,7 +164,10 @@ class Study:
         cells = {m: self._cells(row, m, rounds, spoken_lm, shot) for m in methods}
         whole = {m: found for m, found in cells.items() if found is not None}
         missing = [m for m in methods if m not in whole]
-        facts = _facts(spoken_lm, corpus, row, whole, self.declaration)
+        facts = {
+            "measured_by": {"machine": platform.machine(), **versions()},
+            **_facts(spoken_lm, corpus, row, whole, self.declaration),
+        }
         remark = f"not measured yet: {', '.join(missing)}" if missing else ""
         line = replace(line, facts=facts, remark=remark, valid=_validated(whole), rounds=len(rounds))
         return line if self.tuning else _scored(line, row, rounds, whole)
@@ -235,30 +246,33 @@ class ResultsTable:
         """The table with the sentence that says how to read it."""
         about = (
             "Accuracy in percent with 95 % intervals (one bootstrap over seeds, then speakers where known, else "
-            f"utterances); all slots must be right. Seeds: {self.settings['seeds']}, or a fold each; everything is "
-            "chosen on validation. A difference is paired; it beats when its interval excludes zero. `trained`: "
-            "parameters of the prompt."
+            "utterances); all slots must be right. `rounds`: seeds, or folds; everything is chosen on validation. "
+            "A difference is paired and bold where its interval excludes zero. `trained`: parameters of the prompts "
+            "that answer together. Options, versions and the LM of each line are in the JSON beside this page."
         )
         if self.settings["shown"] == "valid":
             about = "Accuracy in percent on validation, to choose options by; no test is shown."
-        shown = [i for i, _ in enumerate(HEADINGS) if any(line.cells()[i] for line in self.lines)]
-        rows = [[line.cells()[i] for i in shown] for line in self.lines]
+        cells = [line.cells(marked=True) for line in self.lines]
+        shown = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in cells)]
+        rows = [[row[i] for i in shown] for row in cells]
         return f"{about}\n\n{markdown_table([HEADINGS[i] for i in shown], rows)}\n"
 
 
 def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTable:
     """Measure what is missing of the rows and write `write` (Markdown) and the same beside it as JSON.
 
-    Both files are written again after every row, so that a study can be read while it runs. Errors of one row stay
-    in its lines; UsageError for wrong options comes before any work.
+    Both files are written again after every row, so that a study can be read while it runs. Lines of other rows that
+    the JSON already holds stay, and so does a measured line whose data or LM is not here now. Errors of one row stay
+    in its lines; UsageError for wrong options, and WorkError for a damaged JSON, come before any work.
     """
     for row in rows:
         for method in DRAWN:
             check_options(method, study.declaration.options(row, method))
-    lines: list[Line] = []
+    lines = _earlier(study, write.with_suffix(".json"))
     for row in rows:
-        lines += study.lines(row)
-        table = ResultsTable(tuple(lines), _settings(study))
+        lines[row.name] = [_kept(line, lines.get(row.name, ())) for line in study.lines(row)]
+        ordered = [line for one in study.declaration.row for line in lines.get(one.name, ())]
+        table = ResultsTable(tuple(ordered), _settings(study))
         write_whole(write, table.markdown())
         write_whole(write.with_suffix(".json"), json_text(table.to_json()))
     return table
@@ -266,13 +280,50 @@ def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTa
 
 def _settings(study: Study) -> dict[str, Any]:
     return {
-        "seeds": study.seeds,
         "shown": "valid" if study.tuning else "test",
         "cells_measured": study.measured,
         "cells_reused": study.reused,
-        "machine": platform.machine(),
-        "versions": versions(),
     }
+
+
+def _earlier(study: Study, path: Path) -> dict[str, list[Line]]:
+    """Lines by row that a page of the same kind holds. WorkError when its JSON is damaged."""
+    found: dict[str, list[Line]] = {}
+    if not path.exists():
+        return found
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["shown"] != _settings(study)["shown"]:
+            return found
+        read = [read_json(Line, line) for line in document["lines"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, WorkError) as error:
+        raise WorkError(
+            f"{path} is damaged ({error}); delete it, and the same command writes it anew from the cells"
+        ) from None
+    declared = {row.name: row for row in study.declaration.row}
+    for line in read:
+        if line.name in declared and not line.remark.startswith("failed"):
+            found.setdefault(line.name, []).append(_dated(line, declared[line.name], study.declaration))
+    return found
+
+
+def _dated(line: Line, row: TableRow, declaration: Declaration) -> Line:
+    """An earlier line under the words declared now, with a remark when its methods' options are others."""
+    measured = line.facts.get("options", {})
+    now = {method: declaration.options(row, method) for method in measured if method in DRAWN}
+    remark = "" if line.remark == _CHANGED else line.remark
+    if json.loads(json.dumps(now)) != measured:
+        remark = _CHANGED
+    return replace(line, title=row.title, known=row.known, aim=row.aim, remark=remark)
+
+
+def _kept(line: Line, earlier: Sequence[Line]) -> Line:
+    """The line, or the measured one that the page holds where the line's data or LM is absent."""
+    if line.remark.startswith("absent"):
+        for one in earlier:
+            if (one.spoken_lm, one.shots) == (line.spoken_lm, line.shots) and (one.accuracy or one.valid):
+                return one
+    return line
 
 
 def _scored(line: Line, row: TableRow, rounds: Sequence[Round], cells: Mapping[str, Sequence[Cell]]) -> Line:
@@ -334,6 +385,7 @@ def _facts(
         "labels": {slot: len(labels) for slot, labels in corpus.slots.items()},
         "spoken_lm": spoken_lm.name,
         "lm_fingerprint": spoken_lm.lm.fingerprint if needs_lm else None,
+        "lm_dtype": str(spoken_lm.lm.dtype) if needs_lm else None,
         "tokenizer": spoken_lm.tokenizer_name,
         "tokenizer_fingerprint": spoken_lm.tokenizer.fingerprint if audio else None,
         "options": {method: declaration.options(row, method) for method in DRAWN if method in cells},

@@ -45,7 +45,7 @@ class TableRow(BaseModel):
     prompt: dict[str, Any] = Field(default_factory=dict)
     cnn: dict[str, Any] = Field(default_factory=dict)
     finetune: dict[str, Any] = Field(default_factory=dict)
-    columns: tuple[str, ...] = METHODS
+    columns: tuple[str, ...] | None = Field(None, description="by default those of the whole table")
 
 
 class Declaration(BaseModel):
@@ -54,6 +54,7 @@ class Declaration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seeds: int = Field(3, ge=1)
+    columns: tuple[str, ...] = METHODS
     prompt: dict[str, Any] = Field(default_factory=dict)
     cnn: dict[str, Any] = Field(default_factory=dict)
     finetune: dict[str, Any] = Field(default_factory=dict)
@@ -63,6 +64,12 @@ class Declaration(BaseModel):
         """A method's options in a row: the row's own over those of all rows."""
         shared: Mapping[str, Any] = getattr(self, method)
         return {**shared, **getattr(row, method)}
+
+    def methods(self, row: TableRow, asked: Sequence[str] | None = None) -> list[str]:
+        """A row's columns in the order of `METHODS`; of those `asked` for all, but where the row names its own."""
+        if asked is None:
+            return check_columns(self.columns if row.columns is None else row.columns)
+        return [m for m in check_columns(asked) if row.columns is None or m in row.columns]
 
     def chosen(self, names: Sequence[str] | None) -> list[TableRow]:
         """Rows by name, all of them for None. UnknownName suggests the nearest."""
@@ -90,7 +97,7 @@ def read_declaration(path: Path) -> Declaration:
     if len(set(names)) < len(names):
         raise UsageError(f"{path}: two rows have one name; rename one")
     for row in found.row:
-        check_columns(row.columns)
+        found.methods(row)
     return found
 
 

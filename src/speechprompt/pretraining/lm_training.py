@@ -18,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from speechprompt.errors import TrainingError
 from speechprompt.pretraining.batches import Batches, bucketed
-from speechprompt.pretraining.optimisation import Schedule, optimise
+from speechprompt.pretraining.optimisation import Schedule, half_precision, optimise
 from speechprompt.pretraining.run_folder import Progress, RunFolder
 from speechprompt.pretraining.unit_lm_options import UnitLmOptions
 from speechprompt.speech.units import Units
@@ -140,7 +140,7 @@ def bits(
     model.train(False)
     nats, counts = dict[str, float](), dict[str, int]()
     for batch in bucketed([kind.width(row) for row in rows], range(len(rows)), batch_units):
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        with half_precision(model.device, bf16):
             found = kind.costs(model, [rows[i] for i in batch])
         for name, value in found.nats.items():
             nats[name] = nats.get(name, 0.0) + float(value)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from speechprompt.errors import TrainingError
 from speechprompt.pretraining.batches import Batches
 from speechprompt.pretraining.frames import SpeechFrames, mean_and_deviation
-from speechprompt.pretraining.optimisation import Schedule, optimise
+from speechprompt.pretraining.optimisation import Schedule, half_precision, optimise
 from speechprompt.pretraining.run_folder import Progress, RunFolder
 from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig, frame_mask
 
@@ -294,7 +294,7 @@ def _accuracies(
         crops = _crops(speech, targets, part, options.crop_frames, rng, device)
         hidden = _spans(crops.real, all_hidden)
         known = crops.phonemes >= 0
-        with torch.autocast(crops.real.device.type, torch.bfloat16, enabled=options.bf16):
+        with half_precision(crops.real.device, options.bf16):
             clusters = model(crops.frames, crops.real, hidden)
             phonemes = model.guesses(crops.frames, crops.real, torch.zeros_like(hidden))[1]
         right[0] += int((clusters.argmax(-1) == crops.clusters)[hidden].sum())

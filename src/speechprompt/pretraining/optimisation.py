@@ -14,6 +14,17 @@ from torch import Tensor, nn
 
 from speechprompt.errors import TrainingError
 from speechprompt.pretraining.run_folder import RunFolder
+from speechprompt.spoken_lm import multiplies_bfloat16
+
+
+def half_precision(device: torch.device, asked: bool) -> torch.autocast:
+    """Products in bfloat16 where they are asked for and the device multiplies it in hardware; else fp32.
+
+    A processor without such instructions takes several times as long for bfloat16 as for fp32.
+    """
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=asked and (device.type != "cpu" or multiplies_bfloat16())
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,7 @@ class _Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate_at(self.done)
         self.model.train()
-        with torch.random.fork_rng(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.random.fork_rng(), half_precision(self.device, self.bf16):
             torch.manual_seed(self.seed * 1_000_003 + self.done)
             loss = self.loss_at(self.done)
         loss.backward()

@@ -12,7 +12,8 @@ class UnitLmOptions:
     """Sizes and schedule of a unit LM.
 
     `inner` is the feed-forward width; `batch_units` how many units an update sees; utterances over
-    `max_units` are cut. `bf16`: compute in bfloat16 under fp32 weights.
+    `max_units` are cut. `bf16`: compute in bfloat16 under fp32 weights, on
+    processors that multiply it in hardware.
     """
 
     layers: int = 6
