@@ -136,6 +136,24 @@ def test_a_page_keeps_lines_that_a_call_does_not_measure(study: Study, tmp_path:
     assert (late.measured, late.reused, page.read_text()) == (0, 0, "{}")
 
 
+def test_a_page_shows_tests_and_learning_curves(study: Study, tmp_path: Path) -> None:
+    few = DECLARATION.replace("folds = 3\n", "shots = [2, 4]\n")
+    (tmp_path / "table.toml").write_text(few)
+    table_of(another(tmp_path, seeds=1, columns=["n-gram", "prompt"]))
+    folder = tmp_path / "out"
+    text = (folder / "table.md").read_text()
+    for name in ("table.svg", "table-both-toy.svg"):
+        assert f"]({name})" in text
+        picture = (folder / name).read_text()
+        assert picture.startswith("<svg") or picture.startswith("<?xml")
+        assert "<script" not in picture
+    assert "toy words (toy)" in (folder / "table.svg").read_text()
+    assert "lengths" not in (folder / "table.svg").read_text()  # a point of a curve is no test of its own
+    curve = (folder / "table-both-toy.svg").read_text()
+    assert ">prompt<" in curve
+    assert ">n-gram<" in curve
+
+
 def test_differences_that_exclude_zero_are_bold_in_markdown_only() -> None:
     sure, open_ = Interval(0.1, 0.05, 0.2), Interval(0.1, -0.05, 0.2)
     line = Line("a", "a", "tiny", "", "", differences={"n-gram": sure, "cnn": open_})

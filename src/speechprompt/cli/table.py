@@ -68,7 +68,9 @@ Unpacked = Annotated[
 Page = Annotated[
     Path | None,
     typer.Option(
-        "--write", metavar="FILE.md", help="The table; FILE.json beside it. By default FOLDER/table.md."
+        "--write",
+        metavar="FILE.md",
+        help="The table; its JSON and pictures beside it. By default FOLDER/table.md.",
     ),
 ]
 
@@ -102,7 +104,8 @@ def table(
     """Prompts beside baselines and supervised ceilings on declared tests, as Markdown and JSON, with intervals.
 
     FOLDER keeps each cell under a hash of all that it depends on: the same command goes on where a stopped one was,
-    and after a change measures again only what depends on it. A row whose data is not there says so.
+    and after a change measures again only what depends on it. Lines of rows that this call does not measure stay on
+    the page. A row whose data is not there says so.
     """
     from speechprompt.experiments.results_table import Study, make_table
     from speechprompt.experiments.table_rows import check_columns, read_declaration
@@ -145,12 +148,7 @@ def _loader(folders: dict[str, str], device: str, dtype: Dtype) -> Callable[[str
 
 def _show(terminal: Terminal, found: ResultsTable, last: str) -> None:
     """Print the columns that have anything in them, then the rows that failed; exit code 1 if any did."""
-    from speechprompt.experiments.results_table import HEADINGS
-
-    cells = [line.cells() for line in found.lines]
-    shown = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in cells)]
-    parts = drawn([HEADINGS[i] for i in shown], [[row[i] for i in shown] for row in cells])
-    terminal.show(found.to_json(), parts, "", last)
+    terminal.show(found.to_json(), drawn(*found.shown()), "", last)
     failed = [line for line in found.lines if line.remark.startswith("failed")]
     for line in failed:
         terminal.complain(f"{line.name}: {line.remark}")

@@ -26,6 +26,7 @@ ROOM_FOR_SHARES = 6
 ROOM_FOR_COUNTS = 16
 DARK_FILL = 0.55
 SPEAKER_COUNT = 24
+_DASHES = ("--", ":", "-.")
 LABEL_COUNT = 60
 """Labels that one grid shows; ESC-50 fits, a thousand speakers do not."""
 
@@ -54,7 +55,7 @@ def accuracy_plot(
 
 
 def study_plot(rows: Sequence[StudyRow]) -> str:
-    """A line a row: ours with its interval, the baseline below it, and what was published as a tick."""
+    """A line a row: ours with its interval, the baseline below it, and what they are compared with as a tick."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -66,9 +67,9 @@ def study_plot(rows: Sequence[StudyRow]) -> str:
                         [interval.low, interval.high], [height] * 2, color=colour, linewidth=2, alpha=0.6
                     )
                     axes.plot(interval.estimate, height, "o", color=colour, markersize=5, clip_on=False)
-            if row.published is not None:
+            if row.tick is not None:
                 ends = [position - 0.38, position + 0.38]
-                axes.plot([row.published] * 2, ends, color=CONTRAST, linewidth=2, clip_on=False)
+                axes.plot([row.tick] * 2, ends, color=CONTRAST, linewidth=2, clip_on=False)
         axes.set_yticks(range(len(rows)), [shortened(row.name, 34) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _share_axis(axes)
@@ -209,6 +210,32 @@ def reliability_plot(bins: Sequence[CalibrationBin]) -> str:
         below.yaxis.get_major_locator().set_params(nbins=2, integer=True)
 
     return render_svg(draw, NARROW, 3.6, "Reliability: accuracy over confidence")
+
+
+def shots_plot(shots: Sequence[int], curves: Sequence[tuple[str, Sequence[Interval]]], title: str) -> str:
+    """Accuracy with 95 % intervals over training utterances a label, on a logarithmic axis; the first curve is ours."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        for number, (name, values) in enumerate(curves):
+            colour, form = (ACCENT, "-") if number == 0 else (MUTED, _DASHES[(number - 1) % len(_DASHES)])
+            middle = [value.estimate for value in values]
+            axes.plot(shots, middle, form, color=colour, linewidth=1.6, marker="o", markersize=3, label=name)
+            if number < 2:
+                ends = [value.low for value in values], [value.high for value in values]
+                axes.fill_between(shots, *ends, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xticks(list(shots), [str(shot) for shot in shots])
+        axes.minorticks_off()
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(_percent())
+        axes.tick_params(axis="y", labelcolor=MUTED)
+        axes.set_xlabel("training utterances a label")
+        axes.grid(True)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, labelcolor=INK, loc="lower right")
+
+    return render_svg(draw, NARROW, 2.8, title)
 
 
 def growth_plot(

@@ -128,12 +128,12 @@ class TaskSection:
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
-    """A row of a study in numbers, for its plot; `published` is the accuracy that was reported elsewhere."""
+    """A row of a study in numbers, for its plot; `tick` an accuracy to compare with, published or a ceiling."""
 
     name: str
     ours: Interval
     baseline: Interval | None = None
-    published: float | None = None
+    tick: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.errors import SpeechPromptError, UnknownName, WorkError
 from speechprompt.evaluation.summary import read_json
 from speechprompt.experiments.demo import Stage
+from speechprompt.experiments.results_page import write_page
 from speechprompt.experiments.table_cells import (
     TRAINED,
     Cell,
@@ -38,13 +39,7 @@ from speechprompt.experiments.table_rounds import (
     rounds_of,
 )
 from speechprompt.experiments.table_rows import DRAWN, METHODS, Declaration, TableRow
-from speechprompt.experiments.tables import (
-    interval_cell,
-    json_text,
-    markdown_table,
-    share_cell,
-    write_whole,
-)
+from speechprompt.experiments.tables import interval_cell, share_cell
 from speechprompt.metrics import Interval, accuracy_interval, paired_difference_interval
 from speechprompt.prompting.finishing import versions
 from speechprompt.speech.manifest import Corpus
@@ -242,26 +237,17 @@ class ResultsTable:
         """Plain numbers and words."""
         return {**self.settings, "lines": [line.to_json() for line in self.lines]}
 
-    def markdown(self) -> str:
-        """The table with the sentence that says how to read it."""
-        about = (
-            "Accuracy in percent with 95 % intervals (one bootstrap over seeds, then speakers where known, else "
-            "utterances); all slots must be right. `rounds`: seeds, or folds; everything is chosen on validation. "
-            "A difference is paired and bold where its interval excludes zero. `trained`: parameters of the prompts "
-            "that answer together. Options, versions and the LM of each line are in the JSON beside this page."
-        )
-        if self.settings["shown"] == "valid":
-            about = "Accuracy in percent on validation, to choose options by; no test is shown."
-        cells = [line.cells(marked=True) for line in self.lines]
-        shown = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in cells)]
-        rows = [[row[i] for i in shown] for row in cells]
-        return f"{about}\n\n{markdown_table([HEADINGS[i] for i in shown], rows)}\n"
+    def shown(self, marked: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Headings and cells, without columns that are empty in every line; `marked` as of `Line.cells`."""
+        cells = [line.cells(marked) for line in self.lines]
+        kept = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in cells)]
+        return [HEADINGS[i] for i in kept], [[row[i] for i in kept] for row in cells]
 
 
 def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTable:
-    """Measure what is missing of the rows and write `write` (Markdown) and the same beside it as JSON.
+    """Measure what is missing of the rows and write `write` (Markdown), its pictures and the same as JSON.
 
-    Both files are written again after every row, so that a study can be read while it runs. Lines of other rows that
+    All are written again after every row, so that a study can be read while it runs. Lines of other rows that
     the JSON already holds stay, and so does a measured line whose data or LM is not here now. Errors of one row stay
     in its lines; UsageError for wrong options, and WorkError for a damaged JSON, come before any work.
     """
@@ -273,8 +259,7 @@ def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTa
         lines[row.name] = [_kept(line, lines.get(row.name, ())) for line in study.lines(row)]
         ordered = [line for one in study.declaration.row for line in lines.get(one.name, ())]
         table = ResultsTable(tuple(ordered), _settings(study))
-        write_whole(write, table.markdown())
-        write_whole(write.with_suffix(".json"), json_text(table.to_json()))
+        write_page(table, write)
     return table
 
 
