@@ -97,7 +97,9 @@ class Layer(nn.Module):
         else:
             queries = normed
         x = x + self.self_attn(queries, normed, memory, layer, mask)
-        hidden = functional.relu(self.fc1(self.final_layer_norm(x)), inplace=True)
+        hidden = self.fc1(self.final_layer_norm(x))
+        # in place under autograd, a view's gradient would be copied whole
+        hidden = functional.relu(hidden, inplace=not hidden.requires_grad)
         result: Tensor = x + self.fc2(hidden)
         return result
 
