@@ -54,8 +54,11 @@ def accuracy_plot(
     return render_svg(draw, NARROW, height, "Accuracy with 95 % intervals beside baselines")
 
 
-def study_plot(rows: Sequence[StudyRow]) -> str:
-    """A line a row: ours with its interval, the baseline below it, and what they are compared with as a tick."""
+def study_plot(rows: Sequence[StudyRow], wide: bool = False) -> str:
+    """A line a row: ours with its interval, the baseline below it, and what they are compared with as a tick.
+
+    `wide` leaves room for names of a sentence.
+    """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -70,11 +73,13 @@ def study_plot(rows: Sequence[StudyRow]) -> str:
             if row.tick is not None:
                 ends = [position - 0.38, position + 0.38]
                 axes.plot([row.tick] * 2, ends, color=CONTRAST, linewidth=2, clip_on=False)
-        axes.set_yticks(range(len(rows)), [shortened(row.name, 34) for row in rows])
+        axes.set_yticks(range(len(rows)), [shortened(row.name, 64 if wide else 34) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _share_axis(axes)
 
-    return render_svg(draw, STUDY, 0.55 + 0.42 * max(len(rows), 2), "Accuracies of the table")
+    return render_svg(
+        draw, WIDE if wide else STUDY, 0.55 + 0.42 * max(len(rows), 2), "Accuracies of the table"
+    )
 
 
 def learning_plot(

@@ -59,7 +59,7 @@ def _pictures(lines: tuple[Line, ...], stem: str) -> list[tuple[str, str, str]]:
         for line in lines
         if line.shots is None and "prompt" in line.accuracy
     ]
-    found = [("Accuracy of prompts by test", f"{stem}.svg", study_plot(rows))] if rows else []
+    found = [("Accuracy of prompts by test", f"{stem}.svg", study_plot(rows, wide=True))] if rows else []
     for (name, spoken_lm), group in groupby(lines, lambda line: (line.name, line.spoken_lm)):
         points = [line for line in group if line.shots is not None and "prompt" in line.accuracy]
         if len(points) < 2:
