@@ -120,6 +120,8 @@ def test_a_page_keeps_lines_that_a_call_does_not_measure(study: Study, tmp_path:
     absent, both = table_of(elsewhere, "words")
     assert (absent.accuracy["prompt"], absent.remark) == (words.accuracy["prompt"], "")
     assert both.accuracy
+    hurried, _ = table_of(another(tmp_path, out=tmp_path / "out", seeds=3, deadline=0.0), "words")
+    assert (hurried.accuracy["prompt"], hurried.rounds) == (words.accuracy["prompt"], 2)
 
     declared = tmp_path / "table.toml"
     declared.write_text(DECLARATION.replace('toy words"', 'words"').replace("steps = 6", "steps = 7"))

@@ -45,6 +45,7 @@ from speechprompt.prompting.finishing import versions
 from speechprompt.speech.manifest import Corpus
 from speechprompt.spoken_lm import SpokenLM
 
+_LACKING = ("absent: ", "not measured yet: ")
 _CHANGED = "measured with other options than are declared now"
 COMPARED = ("n-gram", "mfcc n-gram", "cnn", "finetune")
 """Baselines and ceilings whose paired difference from the prompt has a column; the JSON holds all of them."""
@@ -248,7 +249,7 @@ def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTa
     """Measure what is missing of the rows and write `write` (Markdown), its pictures and the same as JSON.
 
     All are written again after every row, so that a study can be read while it runs. Lines of other rows that
-    the JSON already holds stay, and so does a measured line whose data or LM is not here now. Errors of one row stay
+    the JSON already holds stay, and so does a line for which data, LM or time are lacking now. Errors of one row stay
     in its lines; UsageError for wrong options, and WorkError for a damaged JSON, come before any work.
     """
     for row in rows:
@@ -303,11 +304,12 @@ def _dated(line: Line, row: TableRow, declaration: Declaration) -> Line:
 
 
 def _kept(line: Line, earlier: Sequence[Line]) -> Line:
-    """The line, or the measured one that the page holds where the line's data or LM is absent."""
-    if line.remark.startswith("absent"):
-        for one in earlier:
-            if (one.spoken_lm, one.shots) == (line.spoken_lm, line.shots) and (one.accuracy or one.valid):
-                return one
+    """The line, or the one that the page holds, where this call lacked the data, the LM or the time for as much."""
+    for one in earlier:
+        same = (one.spoken_lm, one.shots) == (line.spoken_lm, line.shots)
+        whole = set(one.accuracy) >= set(line.accuracy) and set(one.valid) >= set(line.valid)
+        if same and whole and (one.accuracy or one.valid) and line.remark.startswith(_LACKING):
+            return one
     return line
 
 
