@@ -43,10 +43,8 @@ def write_page(table: ResultsTable, page: Path) -> None:
 
 def markdown(table: ResultsTable, pictures: list[tuple[str, str]]) -> str:
     """The table with the sentence that says how to read it; `pictures` are titles and file names beside it."""
-    parts = [
-        _TEST if table.settings["shown"] == "test" else _VALID,
-        markdown_table(*table.shown(marked=True)),
-    ]
+    about = _TEST if table.settings["shown"] == "test" else _VALID
+    parts = ["# Results", about, markdown_table(*table.shown(marked=True))]
     if pictures:
         parts += [_MARKS, *(f"![{title}]({name})" for title, name in pictures)]
     return "\n\n".join(parts) + "\n"
