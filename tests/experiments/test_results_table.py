@@ -86,7 +86,7 @@ def another(folder: Path, **changes: Any) -> Study:
 
 def table_of(study: Study, *names: str) -> list[Line]:
     rows = study.declaration.chosen(list(names) or None)
-    return list(make_table(study, rows, study.out / "table.md").lines)
+    return list(make_table(study, rows, study.out / ("tuning.md" if study.tuning else "table.md")).lines)
 
 
 def test_every_method_answers_and_nothing_is_measured_twice(study: Study, tmp_path: Path) -> None:
@@ -130,12 +130,26 @@ def test_a_page_keeps_lines_that_a_call_does_not_measure(study: Study, tmp_path:
     declared.write_text(DECLARATION)
     assert table_of(another(tmp_path), "both")[0].remark == ""
 
-    assert [line.name for line in table_of(another(tmp_path, tuning=True), "both")] == ["both"]
+    tuning = another(tmp_path, tuning=True)
+    with pytest.raises(UsageError, match="--write"):
+        make_table(tuning, tuning.declaration.chosen(["both"]), page.with_suffix(".md"))
     page.write_text("{}")
     late = another(tmp_path)
     with pytest.raises(WorkError, match="delete it"):
         table_of(late, "both")
     assert (late.measured, late.reused, page.read_text()) == (0, 0, "{}")
+
+
+def test_two_calls_write_one_page(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Study.lines
+
+    def meanwhile(one: Study, row: TableRow) -> list[Line]:
+        if one is study:
+            table_of(another(tmp_path), "both")
+        return lines(one, row)
+
+    monkeypatch.setattr(Study, "lines", meanwhile)
+    assert [line.name for line in table_of(study, "words")] == ["words", "both"]
 
 
 def test_a_page_shows_tests_and_learning_curves(study: Study, tmp_path: Path) -> None:
@@ -179,7 +193,7 @@ def test_tuning_shows_validation_and_no_test(study: Study, tmp_path: Path) -> No
     assert (tuning.measured, dict(words.accuracy), dict(both.differences)) == (0, {}, {})
     cells = words.facts["cells"]["prompt"]
     assert words.valid["prompt"] == pytest.approx(np.mean([cell["valid_accuracy"] for cell in cells]))
-    text = (tmp_path / "out" / "table.md").read_text()
+    text = (tmp_path / "out" / "tuning.md").read_text()
     assert f"valid {100 * both.valid['prompt']:.1f}" in text
     assert "no test is shown" in text
     assert "[" not in text

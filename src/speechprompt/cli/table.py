@@ -70,7 +70,7 @@ Page = Annotated[
     typer.Option(
         "--write",
         metavar="FILE.md",
-        help="The table; its JSON and pictures beside it. By default FOLDER/table.md.",
+        help="The table; its JSON and pictures beside it. By default FOLDER/table.md, of validation tuning.md.",
     ),
 ]
 
@@ -114,7 +114,7 @@ def table(
     chosen = declared.chosen(names_of(rows))
     methods = None if columns is None else check_columns(names_of(columns) or [])
     folders = _folders(lm or [])
-    page = _page(write or out / "table.md")
+    page = _page(write or out / ("tuning.md" if tuning else "table.md"))
     check_writable(out)
     load = _loader(folders, chosen_device(device, threads), dtype)
     audio, stage = unpacked or out / "audio", stages(terminal)

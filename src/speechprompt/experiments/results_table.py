@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechprompt.encoding import encode_corpus, with_speed_copies
-from speechprompt.errors import SpeechPromptError, UnknownName, WorkError
+from speechprompt.errors import SpeechPromptError, UnknownName, UsageError, WorkError
 from speechprompt.evaluation.summary import read_json
 from speechprompt.experiments.demo import Stage
 from speechprompt.experiments.results_page import write_page
@@ -250,14 +250,19 @@ def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTa
 
     All are written again after every row, so that a study can be read while it runs. Lines of other rows that
     the JSON already holds stay, and so does a line for which data, LM or time are lacking now. Errors of one row stay
-    in its lines; UsageError for wrong options, and WorkError for a damaged JSON, come before any work.
+    in its lines; UsageError for wrong options or a page of the other kind (tests, or validation), and WorkError for a
+    damaged JSON, come before any work.
     """
     for row in rows:
         for method in DRAWN:
             check_options(method, study.declaration.options(row, method))
-    lines = _earlier(study, write.with_suffix(".json"))
+    page, own = write.with_suffix(".json"), dict[str, list[Line]]()
+    _earlier(study, page)
     for row in rows:
-        lines[row.name] = [_kept(line, lines.get(row.name, ())) for line in study.lines(row)]
+        found = study.lines(row)
+        earlier = _earlier(study, page)  # now, for another call may have measured other rows meanwhile
+        own[row.name] = [_kept(line, earlier.get(row.name, ())) for line in found]
+        lines = earlier | own
         ordered = [line for one in study.declaration.row for line in lines.get(one.name, ())]
         table = ResultsTable(tuple(ordered), _settings(study))
         write_page(table, write)
@@ -273,19 +278,19 @@ def _settings(study: Study) -> dict[str, Any]:
 
 
 def _earlier(study: Study, path: Path) -> dict[str, list[Line]]:
-    """Lines by row that a page of the same kind holds. WorkError when its JSON is damaged."""
+    """Lines by row that the page holds. UsageError for one of the other kind, WorkError when its JSON is damaged."""
     found: dict[str, list[Line]] = {}
     if not path.exists():
         return found
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["shown"] != _settings(study)["shown"]:
-            return found
-        read = [read_json(Line, line) for line in document["lines"]]
+        shown, read = str(document["shown"]), [read_json(Line, line) for line in document["lines"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, WorkError) as error:
         raise WorkError(
             f"{path} is damaged ({error}); delete it, and the same command writes it anew from the cells"
         ) from None
+    if shown != _settings(study)["shown"]:
+        raise UsageError(f"{path} holds the table of {shown} accuracies; name another page with --write")
     declared = {row.name: row for row in study.declaration.row}
     for line in read:
         if line.name in declared and not line.remark.startswith("failed"):
