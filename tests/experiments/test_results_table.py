@@ -17,7 +17,7 @@ from cli.material import write_tone
 from speechprompt.errors import UnknownName, UsageError, WorkError
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.mfcc_units import mfcc_features, mfcc_units
-from speechprompt.experiments.results_table import Line, Study, make_table
+from speechprompt.experiments.results_table import Line, Study, _kept, make_table
 from speechprompt.experiments.table_cells import Measure
 from speechprompt.experiments.table_rounds import drawn_groups, find_source, read_row, rounds_of
 from speechprompt.experiments.table_rows import TableRow, read_declaration
@@ -122,6 +122,9 @@ def test_a_page_keeps_lines_that_a_call_does_not_measure(study: Study, tmp_path:
     assert both.accuracy
     hurried, _ = table_of(another(tmp_path, out=tmp_path / "out", seeds=3, deadline=0.0), "words")
     assert (hurried.accuracy["prompt"], hurried.rounds) == (words.accuracy["prompt"], 2)
+    lean = replace(words, accuracy={"n-gram": words.accuracy["n-gram"]}, valid={})
+    anew = replace(lean, rounds=3, remark="not measured yet: prompt")
+    assert _kept(anew, [lean]) == anew  # as many methods, measured now
 
     declared = tmp_path / "table.toml"
     declared.write_text(DECLARATION.replace('toy words"', 'words"').replace("steps = 6", "steps = 7"))

@@ -309,11 +309,11 @@ def _dated(line: Line, row: TableRow, declaration: Declaration) -> Line:
 
 
 def _kept(line: Line, earlier: Sequence[Line]) -> Line:
-    """The line, or the one that the page holds, where this call lacked the data, the LM or the time for as much."""
+    """The line, or the one with more methods that the page holds, where this call lacked data, LM or time for them."""
     for one in earlier:
         same = (one.spoken_lm, one.shots) == (line.spoken_lm, line.shots)
-        whole = set(one.accuracy) >= set(line.accuracy) and set(one.valid) >= set(line.valid)
-        if same and whole and (one.accuracy or one.valid) and line.remark.startswith(_LACKING):
+        more = {*one.accuracy, *one.valid} > {*line.accuracy, *line.valid}
+        if same and more and line.remark.startswith(_LACKING):
             return one
     return line
 
