@@ -164,10 +164,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--evaluations", type=int, default=8)
     parser.add_argument("--lm", default="tiny")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    spoken_lm = SpokenLM.load(given.lm, "cpu", given.dtype)
+    spoken_lm = SpokenLM.load(given.lm, given.device, given.dtype)
     tried = dict(variant_of(text) for text in given.tried)
     for row in given.rows.split(","):
         corpus = encode_corpus(development(row, given.data), spoken_lm).corpus

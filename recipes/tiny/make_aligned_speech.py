@@ -38,7 +38,6 @@ EXTRA_VOICES = (
     "Nguyen",
 )
 MARGIN_SECONDS = 0.1
-SEED = 11
 
 
 def words(language: str, rng: np.random.Generator) -> str:
@@ -93,9 +92,9 @@ def wear(samples: Samples, rng: np.random.Generator) -> Samples:
     return (samples * (rng.uniform(0.1, 0.9) / np.abs(samples).max())).astype(np.float32)
 
 
-def clips_of(batch: int) -> list[tuple[Samples, dict[str, object]]]:
-    """Some 600 clips with their lines; the same number gives the same clips."""
-    rng, espeak = np.random.default_rng((SEED, batch)), Espeak()
+def clips_of(seed: int, batch: int) -> list[tuple[Samples, dict[str, object]]]:
+    """Some 600 clips with their lines; the same numbers give the same clips."""
+    rng, espeak = np.random.default_rng((seed, batch)), Espeak()
     clips = [clip for _ in range(550) if (clip := aligned(espeak, rng)) is not None]
     sayings = [recorded(rng) for _ in range(50)]
     for saying, samples in zip(sayings, synthesise(sayings, threads=1), strict=True):
@@ -112,6 +111,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=8.0)
+    parser.add_argument("--seed", type=int, default=11)
     arguments = parser.parse_args()
     (arguments.out / "clips").mkdir(parents=True, exist_ok=True)
     count, seconds = 0, 0.0
@@ -123,11 +123,11 @@ def main() -> None:
             # a process a batch: libespeak-ng crashes on some texts, and takes only its batch along
             with ProcessPoolExecutor(1) as pool:
                 try:
-                    clips = pool.submit(clips_of, batch).result()
+                    clips = pool.submit(clips_of, arguments.seed, batch).result()
                 except BrokenProcessPool:
                     clips = []
             batch += 1
-            rng = np.random.default_rng((SEED, batch, 1))
+            rng = np.random.default_rng((arguments.seed, batch, 1))
             for samples, line in clips:
                 if len(samples) > 10 * SAMPLE_RATE:
                     continue

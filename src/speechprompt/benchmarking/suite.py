@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechprompt.benchmarking.case import Case, Curve, Figure, Finding, Row
@@ -136,10 +134,10 @@ def _machine(device: str, measure: str, bandwidth: float, repeats: int, quick: b
     import torch
 
     from speechprompt.benchmarking import peft_form
+    from speechprompt.prompting.finishing import processor
 
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     return {
-        "device": name,
+        "device": processor(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "seconds": measure,
@@ -148,16 +146,6 @@ def _machine(device: str, measure: str, bandwidth: float, repeats: int, quick: b
         "copy_bytes_per_second": bandwidth,
         "peft": peft_form.is_installed(),
     }
-
-
-def processor() -> str:
-    """The processor's model where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, "") or platform.processor() or platform.machine()
 
 
 def _findings(name: str, settings: Settings, clock: Clock, bandwidth: float) -> Iterator[Finding]:

@@ -7,7 +7,6 @@ measures again only the cells that depend on it. A page grows: lines of rows tha
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +27,7 @@ from speechprompt.experiments.table_cells import (
     FeatureCache,
     Measure,
     check_options,
+    measuring,
     training_options,
 )
 from speechprompt.experiments.table_rounds import (
@@ -41,7 +41,6 @@ from speechprompt.experiments.table_rounds import (
 from speechprompt.experiments.table_rows import DRAWN, METHODS, Declaration, TableRow
 from speechprompt.experiments.tables import interval_cell, share_cell
 from speechprompt.metrics import Interval, accuracy_interval, paired_difference_interval
-from speechprompt.prompting.finishing import versions
 from speechprompt.speech.manifest import Corpus
 from speechprompt.spoken_lm import SpokenLM
 
@@ -160,10 +159,7 @@ class Study:
         cells = {m: self._cells(row, m, rounds, spoken_lm, shot) for m in methods}
         whole = {m: found for m, found in cells.items() if found is not None}
         missing = [m for m in methods if m not in whole]
-        facts = {
-            "measured_by": {"machine": platform.machine(), **versions()},
-            **_facts(spoken_lm, corpus, row, whole, self.declaration),
-        }
+        facts = _facts(spoken_lm, corpus, row, whole, self.declaration)
         remark = f"not measured yet: {', '.join(missing)}" if missing else ""
         line = replace(line, facts=facts, remark=remark, valid=_validated(whole), rounds=len(rounds))
         return line if self.tuning else _scored(line, row, rounds, whole)
@@ -372,7 +368,10 @@ def _facts(
     """What a line was measured on, for the JSON."""
     audio = any(u.audio is not None for u in corpus.utterances)
     needs_lm = any(method in cells for method in ("probe", "prompt", "finetune"))
+    here = measuring(spoken_lm.lm.device)
+    places = [dict(cell.measured_by) or here for found in cells.values() for cell in found]
     return {
+        "measured_by": [place for i, place in enumerate(places) if place not in places[:i]],
         "corpus": corpus.name,
         "labels": {slot: len(labels) for slot, labels in corpus.slots.items()},
         "spoken_lm": spoken_lm.name,
@@ -387,6 +386,7 @@ def _facts(
                     "trained_parameters": cell.trained_parameters,
                     "cpu_seconds": cell.cpu_seconds,
                     "valid_accuracy": cell.valid_accuracy,
+                    "measured_by": (dict(cell.measured_by) or here)["machine"],
                     **cell.details,
                 }
                 for cell in found

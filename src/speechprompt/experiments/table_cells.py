@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import process_time
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from speechprompt.errors import UsageError
@@ -29,7 +31,7 @@ from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import accuracy
 from speechprompt.pretraining.options import read_options
-from speechprompt.prompting.finishing import finish, scores_of
+from speechprompt.prompting.finishing import finish, processor, scores_of, versions
 from speechprompt.prompting.readings import OURS, stream_sizes
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
@@ -58,7 +60,8 @@ _MEMBER_SEEDS = 1000
 class Cell:
     """What a method answered to a round's test utterances (joined labels, in order) and what that cost.
 
-    `trained_parameters` are those of all members of an ensemble; `details` what was chosen on valid.
+    `trained_parameters` are those of all members of an ensemble; `details` what was chosen on valid; `measured_by` the
+    processor and the versions that measured it.
     """
 
     predictions: tuple[str, ...]
@@ -66,6 +69,7 @@ class Cell:
     cpu_seconds: float
     valid_accuracy: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    measured_by: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,8 @@ class Measure:
         else:
             cell = self._trained(update)
         seconds = round(process_time() - started, 2)
-        cell = Cell(**{**asdict(cell), "cpu_seconds": seconds})
+        by = measuring(self.spoken_lm.lm.device)
+        cell = replace(cell, cpu_seconds=seconds, measured_by=by)
         save_value(cell, self.path)
         return cell
 
@@ -172,7 +177,8 @@ class Measure:
         slots = self.round.task.slots
         counts = [len(labels) for labels in slots.values()]
         options = read_options(CnnOptions, self.options)
-        trained = train_cnn(train, valid, counts, options, self.round.seed, update)
+        device = self.spoken_lm.lm.device
+        trained = train_cnn(train, valid, counts, options, self.round.seed, update, device)
         best = dict(zip(slots, predict(trained.model, test.units).T.tolist(), strict=True))
         parameters = sum(p.numel() for p in trained.model.parameters())
         return Cell(_named(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
@@ -183,34 +189,44 @@ class Measure:
         train, valid, test = self._examples(options)
         slots = self.round.task.slots
         start = prompt_run if self.method == "prompt" else finetuning_run
-        artifacts, parameters, scores = [], 0, {}
-        for member in range(members):
-            chosen = options.model_copy(update={"seed": options.seed + _MEMBER_SEEDS * member})
-            lm, run = start(self.spoken_lm.lm, self.round.task, chosen, train, valid)
-            self._train(lm, run, member, update)
-            parameters += run.entry.trained_parameters()
-            if members == 1:
-                scores, reached = scores_of(lm, run.entry, test), run.progress.best_accuracy
-            else:
-                artifacts.append(finish(run, self.spoken_lm, self.round.corpus))
-        if artifacts:
+        started = [
+            start(
+                self.spoken_lm.lm,
+                self.round.task,
+                options.model_copy(update={"seed": options.seed + _MEMBER_SEEDS * member}),
+                train,
+                valid,
+            )
+            for member in range(members)
+        ]
+        lm, runs = started[0][0], [run for _, run in started]
+        self._train(lm, runs, update)
+        if members == 1:
+            scores, reached = scores_of(lm, runs[0].entry, test), runs[0].progress.best_accuracy
+        else:
+            artifacts = [finish(run, self.spoken_lm, self.round.corpus) for run in runs]
             scores, told = (
                 ensemble_scores(self.spoken_lm.lm, artifacts, self.round.rows(split))
                 for split in ("test", "valid")
             )
             reached = accuracy(self.round.labels("valid"), _joined(slots, told))
-        details = {"prompts": members, "steps": run.progress.step, "best_step": run.progress.best_step}
+        last = runs[-1]
+        details = {"prompts": members, "steps": last.progress.step, "best_step": last.progress.best_step}
         if self.method == "prompt":
-            details["prompt_length"] = run.entry.prompt.length
+            details["prompt_length"] = last.entry.prompt.length
+        parameters = sum(run.entry.trained_parameters() for run in runs)
         return Cell(_joined(slots, scores), parameters, 0, reached, details)
 
-    def _train(self, lm: Any, run: Run, member: int, update: Update) -> None:
+    def _train(self, lm: Any, runs: Sequence[Run], update: Update) -> None:
+        """Train all members in one batch."""
+
         def listen(event: Mapping[str, Any]) -> None:
             if "step" in event:
-                told = f"valid {100 * run.progress.best_accuracy:.1f} %" if run.progress.evaluations else ""
-                update(event["step"], run.options.steps, told)
+                best = [run.progress.best_accuracy for run in runs if run.progress.evaluations]
+                told = f"valid {100 * sum(best) / len(best):.1f} %" if best else ""
+                update(event["step"], runs[0].options.steps, told)
 
-        train_runs(lm, [run], listen, self.path.with_suffix(f".member{member}.pt"))
+        train_runs(lm, runs, listen, self.path.with_suffix(".training.pt"))
 
 
 class FeatureCache:
@@ -226,6 +242,11 @@ class FeatureCache:
             found = mfcc_features(corpus.utterances)
             self._held = (wanted, {u.id: x for u, x in zip(corpus.utterances, found, strict=True)})
         return [self._held[1][u.id] for u in corpus.utterances]
+
+
+def measuring(device: torch.device | str) -> dict[str, str]:
+    """The processor or GPU that computes here, and the versions that decide the numbers to the last bit."""
+    return {"machine": f"{platform.machine()}, {processor(device)}", **versions()}
 
 
 def training_options(values: Mapping[str, Any], seed: int) -> tuple[TrainingOptions, int]:

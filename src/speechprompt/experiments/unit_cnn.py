@@ -62,8 +62,8 @@ class UnitCnn(nn.Module):
 
     def forward(self, rows: Sequence[Units]) -> list[Tensor]:
         """Logits (B,C) of every slot."""
-        batch = collate(rows)
-        real = torch.arange(batch.unit_ids.shape[1]) < batch.lengths[:, None]
+        batch = collate(rows).to(self.embed.weight.device)
+        real = torch.arange(batch.unit_ids.shape[1], device=batch.lengths.device) < batch.lengths[:, None]
         x = self.embed(torch.where(real, batch.unit_ids, self.embed.num_embeddings - 1)).transpose(1, 2)
         mask = real[:, None]
         x = functional.relu(self.first(self.dropout(x))) * mask
@@ -75,7 +75,13 @@ class UnitCnn(nn.Module):
 
 
 def train_cnn(
-    train: Examples, valid: Examples, labels: Sequence[int], options: CnnOptions, seed: int, update: Update
+    train: Examples,
+    valid: Examples,
+    labels: Sequence[int],
+    options: CnnOptions,
+    seed: int,
+    update: Update,
+    device: torch.device | str = "cpu",
 ) -> TrainedCnn:
     """Train one network for each combination of the values to choose from; the best on validation stays.
 
@@ -87,7 +93,7 @@ def train_cnn(
     with torch.random.fork_rng():
         for place, (width, dropout, unit_dropout) in enumerate(grid):
             torch.manual_seed(seed)
-            model = UnitCnn(unit_count, labels, options.embedding, width, dropout)
+            model = UnitCnn(unit_count, labels, options.embedding, width, dropout).to(device)
             told = f"network {place + 1} of {len(grid)}"
             accuracy = _train(model, train, valid, options, unit_dropout, seed, update, told)
             if best is None or accuracy > best.valid_accuracy:
@@ -123,7 +129,7 @@ def _train(
         indices = batches.pop()
         model.train()
         logits = model(augmented([train.units[i] for i in indices], worn, step))
-        targets = train.targets[indices]
+        targets = train.targets[indices].to(logits[0].device)
         loss = torch.stack([functional.cross_entropy(x, targets[:, s]) for s, x in enumerate(logits)]).sum()
         optimiser.zero_grad()
         loss.backward()
@@ -153,7 +159,7 @@ def predict(model: UnitCnn, rows: Sequence[Units]) -> Tensor:
     for indices in length_buckets([len(row) for row in rows], _EVALUATION_BATCH, None):
         # a unit that training never showed is as good as padding
         known = [_clipped(rows[i], unit_count) for i in indices]
-        found[indices] = torch.stack([x.argmax(1) for x in model(known)], 1)
+        found[indices] = torch.stack([x.argmax(1) for x in model(known)], 1).cpu()
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,3 +87,15 @@ def versions() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         **{package: version(package) for package in ("torch", "transformers", "numpy")},
     }
+
+
+def processor(device: torch.device | str) -> str:
+    """The model of the GPU, or that of the processor where the system tells it."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine()
