@@ -11,19 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechprompt.errors import CorpusError, TrainingError, UsageError
+from speechprompt.pretraining.crops import Crops, Targets
 from speechprompt.pretraining.frames import collect_frames, mfcc, without_speakers
 from speechprompt.pretraining.kmeans import fit_centres, nearest_centres, reservoir
 from speechprompt.pretraining.masked_prediction import (
     MaskedPredictionOptions,
     MaskedPredictor,
-    Targets,
-    _Crops,
     _loss,
     _spans,
     pretrain_encoder,
     worn,
 )
-from speechprompt.pretraining.mel_tokenizer import MelTokenizerOptions, pretrain_mel_tokenizer, truncated
+from speechprompt.pretraining.mel_tokenizer import (
+    MelTokenizerOptions,
+    _heard,
+    pretrain_mel_tokenizer,
+    truncated,
+)
 from speechprompt.pretraining.phonemes import frame_phonemes, inventory, phoneme_times
 from speechprompt.speech.manifest import Utterance
 from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig
@@ -210,6 +214,21 @@ def test_speech_becomes_a_tokenizer_once(utterances: list[Utterance], tmp_path: 
         pretrain_mel_tokenizer("toy", utterances, tmp_path / "run", replace(options, kept_layers=3))
 
 
+def test_what_is_heard_does_not_depend_on_the_batch(
+    utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speech = collect_frames(utterances, tmp_path / "frames", mels=20)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MaskedPredictor(SIZES, 5, 3)
+    options = MelTokenizerOptions(TOY, later_clusters=5, kept_layers=1)
+    one = _heard(model, speech, options)
+    monkeypatch.setattr("speechprompt.pretraining.mel_tokenizer._BATCH_FRAMES", 50)
+    for first, second in zip(one, _heard(model, speech, options), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-3)
+    assert (one[1] >= 0).any()
+
+
 def test_later_passes_with_phonemes_and_sound_codes(utterances: list[Utterance], tmp_path: Path) -> None:
     told = [
         replace(u, extra={"phonemes": [["a", 0.0], ["b", 0.1]]}) if i % 2 else u
@@ -241,5 +260,5 @@ def test_a_phoneme_that_nobody_trusts_teaches_nothing() -> None:
         named = torch.stack([phonemes[0], doubted[1]])
         trust = torch.tensor([[1.0], [0.0]]).expand(2, 9)
         torch.manual_seed(1)
-        costs.append(_loss(model, _Crops(frames, real, clusters, named, trust), still))
+        costs.append(_loss(model, Crops(frames, real, clusters, named, trust), still))
     assert costs[0].item() == costs[1].item()

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from speechprompt.errors import TrainingError
 from speechprompt.pretraining.batches import Batches
+from speechprompt.pretraining.crops import Crops, CropSource, Targets, crop_source
 from speechprompt.pretraining.frames import SpeechFrames, mean_and_deviation
 from speechprompt.pretraining.optimisation import Schedule, half_precision, optimise
 from speechprompt.pretraining.run_folder import Progress, RunFolder
-from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig, frame_mask
+from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig
 
 _NATS_PER_DECIBEL = math.log(10) / 10
 _PHONEME_SMOOTHING = 0.1
@@ -61,20 +61,6 @@ class MaskedPredictionOptions:
     save_every: int = 100
     bf16: bool = True
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What each clip's frames are to be called: `clusters` and, -1 where unknown, `phonemes`, a row (T,) a clip.
-
-    `trust` says what each frame's phoneme counts in the mean cost, by default 1.
-    """
-
-    clusters: Sequence[NDArray[np.integer]]
-    cluster_count: int
-    phonemes: Sequence[NDArray[np.integer]] | None = None
-    phoneme_count: int = 0
-    trust: Sequence[NDArray[np.floating]] | None = None
 
 
 class MaskedPredictor(nn.Module):
@@ -133,17 +119,16 @@ def pretrain_encoder(
         [min(lengths[i], options.crop_frames) for i in taught], options.batch_frames, options.seed
     )
 
+    source = crop_source(speech, targets, options.crop_frames, device)
+
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((options.seed, step, 1))
-        crops = _crops(
-            speech, targets, [taught[i] for i in batches.at(step)], options.crop_frames, rng, device
-        )
-        return _loss(model, crops, options)
+        return _loss(model, source.draw([taught[i] for i in batches.at(step)], rng), options)
 
     def evaluate() -> dict[str, float]:
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            return _accuracies(model, speech, targets, held_out, options, device)
+            return _accuracies(model, source, held_out, options)
 
     schedule = Schedule(
         options.steps,
@@ -173,38 +158,27 @@ def _new_predictor(
     return model
 
 
-@dataclass(frozen=True, slots=True)
-class _Crops:
-    """A batch: frames (B,T,2*mels), which of them are real, their clusters, phonemes and trust, (B,T) each."""
-
-    frames: Tensor
-    real: Tensor
-    clusters: Tensor
-    phonemes: Tensor
-    trust: Tensor
-
-
-def _loss(model: MaskedPredictor, crops: _Crops, options: MaskedPredictionOptions) -> Tensor:
+def _loss(model: MaskedPredictor, crops: Crops, options: MaskedPredictionOptions) -> Tensor:
     """Cost of the clusters, hidden frames counted more, and of the phonemes that are known."""
     hidden = _spans(crops.real, options)
     heard = worn(crops.frames, crops.real, options.warp, options.wear, options.narrow)
     clusters, phonemes = model.guesses(heard, crops.real, hidden)
-    costs = functional.cross_entropy(
-        clusters[crops.real].float(), crops.clusters[crops.real], reduction="none"
-    )
-    weights = torch.where(hidden[crops.real], 1.0, options.visible_weight)
-    loss = (costs * weights).sum() / weights.sum()
-    known = crops.phonemes >= 0
-    if phonemes is None or not known.any():
+    # every frame has its cost, those that do not count weigh nothing: to pick the others would wait for a GPU
+    weights = torch.where(hidden, 1.0, options.visible_weight) * crops.real
+    loss = (_costs(clusters, crops.clusters) * weights).sum() / weights.sum()
+    if phonemes is None:
         return loss
-    named = functional.cross_entropy(
-        phonemes[known].float(),
-        crops.phonemes[known],
-        reduction="none",
-        label_smoothing=_PHONEME_SMOOTHING,
-    )
-    trust = crops.trust[known]
+    trust = crops.trust * (crops.phonemes >= 0)
+    named = _costs(phonemes, crops.phonemes.clamp_min(0), _PHONEME_SMOOTHING)
     return loss + options.phoneme_weight * (named * trust).sum() / trust.sum().clamp_min(1.0)
+
+
+def _costs(logits: Tensor, ids: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy (B,T) in fp32 of logits (B,T,N)."""
+    costs = functional.cross_entropy(
+        logits.flatten(0, 1).float(), ids.flatten(), reduction="none", label_smoothing=smoothing
+    )
+    return costs.view_as(ids)
 
 
 def worn(frames: Tensor, real: Tensor, warp: float, wear: float, narrow: float = 0.0) -> Tensor:
@@ -238,32 +212,6 @@ def worn(frames: Tensor, real: Tensor, warp: float, wear: float, narrow: float =
     return halves.flatten(2) * real[..., None]
 
 
-def _crops(
-    speech: SpeechFrames,
-    targets: Targets,
-    rows: Sequence[int],
-    crop_frames: int,
-    rng: np.random.Generator,
-    device: str,
-) -> _Crops:
-    """Random crops of clips, with what their frames are called."""
-    counts = [min(len(targets.clusters[row]), crop_frames) for row in rows]
-    frames = np.zeros((len(rows), max(counts), speech.values.shape[1]), np.float32)
-    clusters, phonemes = np.zeros(frames.shape[:2], np.int64), np.full(frames.shape[:2], -1, np.int64)
-    trust = np.ones(frames.shape[:2], np.float32)
-    for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
-        start = int(rng.integers(len(targets.clusters[row]) - count + 1))
-        frames[i, :count] = speech.clip(row)[start : start + count]
-        clusters[i, :count] = targets.clusters[row][start : start + count]
-        if targets.phonemes is not None:
-            phonemes[i, :count] = targets.phonemes[row][start : start + count]
-        if targets.trust is not None:
-            trust[i, :count] = targets.trust[row][start : start + count]
-    real = frame_mask(torch.tensor(counts), frames.shape[1])
-    named = (torch.from_numpy(part) for part in (clusters, phonemes, trust))
-    return _Crops(*(part.to(device) for part in (torch.from_numpy(frames), real, *named)))
-
-
 def _spans(real: Tensor, options: MaskedPredictionOptions) -> Tensor:
     """Which real frames are hidden (B,T); at least one."""
     starts = torch.rand(real.shape, device=real.device) < options.span_starts
@@ -271,36 +219,35 @@ def _spans(real: Tensor, options: MaskedPredictionOptions) -> Tensor:
     starts &= torch.rand(len(real), 1, device=real.device) >= options.all_visible
     padded = functional.pad(starts.float(), (options.span_frames - 1, 0))[:, None]
     hidden = functional.max_pool1d(padded, options.span_frames, 1)[:, 0].bool() & real
-    if not hidden.any():
-        hidden[:, 0] = True
+    hidden[:, 0] |= ~hidden.any()
     return hidden
 
 
 @torch.no_grad()
 def _accuracies(
-    model: MaskedPredictor,
-    speech: SpeechFrames,
-    targets: Targets,
-    rows: Sequence[int],
-    options: MaskedPredictionOptions,
-    device: str,
+    model: MaskedPredictor, source: CropSource, rows: Sequence[int], options: MaskedPredictionOptions
 ) -> dict[str, float]:
     """Shares of held-out frames that are named right: of the hidden ones, and of those with a known phoneme."""
     model.train(False)
-    right, total = [0, 0], [0, 0]
+    tallies, named = [], []
     all_hidden = replace(options, all_visible=0.0)
     for start in range(0, len(rows), 32):
-        part, rng = rows[start : start + 32], np.random.default_rng(0)
-        crops = _crops(speech, targets, part, options.crop_frames, rng, device)
+        crops = source.draw(rows[start : start + 32], np.random.default_rng(0))
         hidden = _spans(crops.real, all_hidden)
-        known = crops.phonemes >= 0
         with half_precision(crops.real.device, options.bf16):
             clusters = model(crops.frames, crops.real, hidden)
             phonemes = model.guesses(crops.frames, crops.real, torch.zeros_like(hidden))[1]
-        right[0] += int((clusters.argmax(-1) == crops.clusters)[hidden].sum())
-        total[0] += int(hidden.sum())
+        tallies.append(_tally(clusters, crops.clusters, hidden))
         if phonemes is not None:
-            right[1] += int((phonemes.argmax(-1) == crops.phonemes)[known].sum())
-            total[1] += int(known.sum())
-    measured = {"accuracy": right[0] / total[0]}
-    return measured | ({"phoneme_accuracy": right[1] / total[1]} if total[1] else {})
+            named.append(_tally(phonemes, crops.phonemes, crops.phonemes >= 0))
+    measured = {}
+    for name, parts in (("accuracy", tallies), ("phoneme_accuracy", named)):
+        right, total = torch.stack(parts).sum(0).tolist() if parts else (0, 0)
+        if total:
+            measured[name] = right / total
+    return measured
+
+
+def _tally(logits: Tensor, ids: Tensor, among: Tensor) -> Tensor:
+    """How many of the frames `among` (B,T) have their id as the likeliest, and how many they are: (2,)."""
+    return torch.stack([((logits.argmax(-1) == ids) & among).sum(), among.sum()])

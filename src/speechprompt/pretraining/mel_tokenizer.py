@@ -18,22 +18,23 @@ from numpy.typing import NDArray
 
 from speechprompt.errors import UsageError
 from speechprompt.pretraining.batches import bucketed
+from speechprompt.pretraining.crops import Targets
 from speechprompt.pretraining.frames import SpeechFrames, collect_frames, mfcc, without_speakers
-from speechprompt.pretraining.kmeans import fit_centres, nearest_centres
+from speechprompt.pretraining.kmeans import Features, fit_centres, nearest_centres
 from speechprompt.pretraining.masked_prediction import (
     MaskedPredictionOptions,
     MaskedPredictor,
-    Targets,
     pretrain_encoder,
 )
 from speechprompt.pretraining.phonemes import UNKNOWN, frame_phonemes, inventory, phoneme_times
 from speechprompt.pretraining.run_folder import Progress
 from speechprompt.pretraining.sound_books import fit_sound_codes
 from speechprompt.speech.manifest import Utterance
+from speechprompt.tokenizers.kmeans import KMeans
 from speechprompt.tokenizers.mel_encoder import MelEncoder, frame_mask, unit_features
 from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
 
-_BATCH_FRAMES = 6400
+_BATCH_FRAMES, _GPU_BATCH_FRAMES = 6400, 100_000
 _CLUSTER_CLIPS, _UNIT_CLIPS = 4000, 2500  # how many clips, drawn at random, k-means hears
 _HEARD = 0.25  # how probable a phoneme must be for the next pass to learn it
 _TRUST = (
@@ -91,25 +92,23 @@ def pretrain_mel_tokenizer(
     targets = _first_targets(speech, heard, folder / "clusters.npz", options)
     model = pretrain_encoder(
         speech, targets, folder / "encoder", options.prediction, device=device, progress=progress
-    ).cpu()
+    )
     again = replace(options.prediction, steps=options.later_steps, learning_rate=options.later_learning_rate)
     told = targets
     for number in range(2, options.later_passes + 2):
         targets = _later_targets(model, speech, told, folder / f"pass{number}.npz", options)
         start, place = model.encoder, folder / f"pass{number}"
-        model = pretrain_encoder(
-            speech, targets, place, again, start=start, device=device, progress=progress
-        ).cpu()
+        model = pretrain_encoder(speech, targets, place, again, start=start, device=device, progress=progress)
     encoder = truncated(model.encoder, options.kept_layers)
     centres = _unit_centres(encoder, speech, folder / "centres.npy", options)
     mels = options.prediction.encoder.mels
     sound = fit_sound_codes(heard, options.timbre, options.prosody, mels=mels) if options.timbre else None
-    return MelHubertTokenizer(name, encoder, centres, sound)
+    return MelHubertTokenizer(name, encoder.cpu(), centres, sound)
 
 
 def truncated(encoder: MelEncoder, layers: int) -> MelEncoder:
-    """A copy that ends after `layers` layers."""
-    kept = MelEncoder(replace(encoder.config, layers=layers))
+    """A copy that ends after `layers` layers, on the same device."""
+    kept = MelEncoder(replace(encoder.config, layers=layers)).to(encoder.mean.device)
     state = encoder.state_dict()
     kept.load_state_dict({name: state[name] for name in kept.state_dict()})
     return kept
@@ -119,23 +118,28 @@ def truncated(encoder: MelEncoder, layers: int) -> MelEncoder:
 def hidden_frames(
     encoder: MelEncoder, speech: SpeechFrames, clips: Sequence[int]
 ) -> Iterator[NDArray[np.float32]]:
-    """What k-means reads of each clip, (T,D), in batches of like length, not in the order of `clips`."""
-    for rows, frames, real in _padded(speech, clips):
-        states = unit_features(encoder(frames, real))
+    """What k-means reads of each clip, (T,D), in batches of like length, not in the order of `clips`.
+
+    Worked out where the encoder lies.
+    """
+    for rows, frames, real in _padded(speech, clips, encoder.mean.device):
+        states = unit_features(encoder(frames, real)).cpu()
         yield from (state[:count].numpy() for state, (_, count) in zip(states, rows, strict=True))
 
 
 def _padded(
-    speech: SpeechFrames, clips: Sequence[int]
+    speech: SpeechFrames, clips: Sequence[int], device: torch.device
 ) -> Iterator[tuple[list[tuple[int, int]], torch.Tensor, torch.Tensor]]:
     """(clip, frame count) of each row, frames (B,T,2*mels) and which are real (B,T), in batches of like length."""
     lengths = np.diff(speech.offsets)[list(clips)].tolist()
-    for rows in bucketed(lengths, range(len(clips)), _BATCH_FRAMES):
-        counts = torch.tensor([lengths[row] for row in rows])
-        frames = torch.zeros(len(rows), int(counts.max()), speech.values.shape[1])
+    budget = _BATCH_FRAMES if device.type == "cpu" else _GPU_BATCH_FRAMES
+    for rows in bucketed(lengths, range(len(clips)), budget):
+        counts = [lengths[row] for row in rows]
+        frames = np.zeros((len(rows), max(counts), speech.values.shape[1]), np.float16)
         for i, row in enumerate(rows):
-            frames[i, : lengths[row]] = torch.from_numpy(speech.clip(clips[row]).astype(np.float32))
-        yield [(clips[row], lengths[row]) for row in rows], frames, frame_mask(counts, frames.shape[1])
+            frames[i, : lengths[row]] = speech.clip(clips[row])
+        real = frame_mask(torch.tensor(counts, device=device), frames.shape[1])
+        yield [(clips[row], lengths[row]) for row in rows], torch.from_numpy(frames).to(device).float(), real
 
 
 def _first_targets(
@@ -187,18 +191,27 @@ def _heard(
     clusters = np.zeros(len(speech.values), np.int16)
     phonemes = np.full(len(speech.values), UNKNOWN, np.int16)
     trust = np.ones(len(speech.values), np.float16)
-    for rows, frames, real in _padded(speech, range(len(speech))):
+    for rows, frames, real in _padded(speech, range(len(speech)), model.encoder.mean.device):
         layers = model.encoder.states(model.encoder.project(model.encoder.normalise(frames)), real)
-        features = unit_features(layers[options.kept_layers - 1]).numpy()
+        near = _nearest(unit_features(layers[options.kept_layers - 1]), [count for _, count in rows], centres)
         named = model.phoneme_head(layers[-1]).softmax(-1).max(-1) if model.phoneme_head else None
+        sure, best = (part.cpu().numpy() for part in named) if named is not None else (None, None)
         for i, (clip, count) in enumerate(rows):
             here = slice(speech.offsets[clip], speech.offsets[clip] + count)
-            clusters[here] = nearest_centres(features[i, :count], centres)
-            if named is not None:
-                sure, best = named.values[i, :count].numpy(), named.indices[i, :count].numpy()
-                phonemes[here] = np.where(sure >= _HEARD, best, UNKNOWN)
-                trust[here] = np.minimum(_MOST, _TRUST * sure)
+            clusters[here] = near[i]
+            if sure is not None and best is not None:
+                phonemes[here] = np.where(sure[i, :count] >= _HEARD, best[i, :count], UNKNOWN)
+                trust[here] = np.minimum(_MOST, _TRUST * sure[i, :count])
     return clusters, phonemes, trust
+
+
+def _nearest(features: torch.Tensor, counts: Sequence[int], centres: Features) -> list[NDArray[np.integer]]:
+    """The nearest centre of each of a clip's frames: features (B,T,D) on any device -> ids (T,) a clip."""
+    if features.device.type == "cpu":
+        pairs = zip(features.numpy(), counts, strict=True)
+        return [nearest_centres(clip[:count], centres) for clip, count in pairs]
+    ids = KMeans(torch.from_numpy(centres).to(features.device)).assign(features).cpu().numpy()
+    return [row[:count] for row, count in zip(ids, counts, strict=True)]
 
 
 def _mfcc_clusters(

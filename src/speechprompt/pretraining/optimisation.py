@@ -64,8 +64,12 @@ def optimise(
     Errors: TrainingError when the loss is no longer a number. Side effects: files of `run`; the global RNG is
     left as it was. An interruption (Ctrl-C) between two updates saves the state before it goes on its way.
     """
+    on_gpu = next(model.parameters()).is_cuda
     optimiser = torch.optim.AdamW(
-        _groups(model, schedule.weight_decay), lr=schedule.learning_rate, betas=(0.9, 0.98)
+        _groups(model, schedule.weight_decay),
+        lr=schedule.learning_rate,
+        betas=(0.9, 0.98),
+        fused=on_gpu or None,
     )
     first = _resume(model, optimiser, run)
     loop = _Loop(model, optimiser, loss_at, evaluate, schedule, run, seed, bf16, done=first)
@@ -105,6 +109,7 @@ class _Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate_at(self.done)
         self.model.train()
+        # the states of a GPU's generator, too, lie on the host: keeping and seeding them waits for nothing
         with torch.random.fork_rng(), half_precision(self.device, self.bf16):
             torch.manual_seed(self.seed * 1_000_003 + self.done)
             loss = self.loss_at(self.done)
@@ -156,5 +161,7 @@ def _resume(model: nn.Module, optimiser: torch.optim.Optimizer, run: RunFolder) 
     if state is None:
         return 0
     model.load_state_dict(state["model"])
+    for group in state["optimiser"]["param_groups"]:
+        group["fused"] = optimiser.defaults["fused"]  # the state may be of a run on another device
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SAMPLE_RATE = 16_000
 FRAME_RATE = 50.0
@@ -20,6 +21,8 @@ WINDOW_SAMPLES = 560  # what one frame sees: two 25 ms windows, 10 ms apart
 _STEP, _WINDOW, _FFT = 160, 400, 512
 _FLOOR = 1e-5  # 50 dB under the clip's mean power
 _SILENCE = 1e-8  # mean power under which a clip counts as digital silence
+# not cuDNN's: it plans anew, for hundreds of milliseconds, at every shape of a batch
+_GPU_ATTENTION = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,10 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B,T,D) -> (B,T,D); `mask` (B,T) is true on real frames, the others must not matter."""
-        local = self.convolution_norm(x) * mask[..., None]
-        x = x + functional.gelu(self.convolution(local.transpose(1, 2)).transpose(1, 2))
+        local = (self.convolution_norm(x) * mask[..., None]).transpose(1, 2)
+        if local.is_cuda:
+            local = local.contiguous()  # else cuDNN takes it, in tf32 and with a new plan for every width
+        x = x + functional.gelu(self.convolution(local).transpose(1, 2))
         q, k, v = self.query_key_value(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         mixed = _attended(q, k, v, mask)
@@ -128,6 +133,9 @@ class EncoderLayer(nn.Module):
 def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention (B,H,T,head width) to the frames that `mask` (B,T) says are real."""
     keys = mask[:, None, None]
+    if q.is_cuda:
+        with sdpa_kernel(_GPU_ATTENTION):
+            return functional.scaled_dot_product_attention(q, k, v, keys)
     if q.dtype == torch.float32:
         return functional.scaled_dot_product_attention(q, k, v, keys)
     # written out: the fused kernel takes five times as long in bf16 on a CPU (146 ms for 64 x 100 frames)
