@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from speechprompt.encoding import encode_corpus
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from speechprompt.lms.protocol import UnitLM
     from speechprompt.prompting.artifact import Artifact
+    from speechprompt.prompting.calibration import Calibration
 
 
 def evaluate_ensemble(
@@ -62,8 +63,6 @@ def ensemble_scores(
 
     UsageError unless all members answer the same slots with the same labels in the same order.
     """
-    import torch
-
     from speechprompt.prompting.finishing import scores_of
     from speechprompt.prompting.run import Examples
 
@@ -78,9 +77,16 @@ def ensemble_scores(
     members = [
         (artifact.config.calibration, scores_of(lm, artifact.entry, examples)) for artifact in artifacts
     ]
+    return combined(members)
+
+
+def combined(members: Sequence[tuple[Calibration, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """Log-probabilities (n,C) of every slot from each member's calibration and its own log-probabilities."""
+    import torch
+
     return {
-        slot: torch.stack([calibration.apply(slot, one[slot]).log() for calibration, one in members])
+        slot: torch.stack([calibration.apply(slot, scores[slot]).log() for calibration, scores in members])
         .mean(0)
         .log_softmax(1)
-        for slot in task.slots
+        for slot in members[0][1]
     }

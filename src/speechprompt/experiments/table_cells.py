@@ -20,7 +20,7 @@ from torch import Tensor
 
 from speechprompt.errors import UsageError
 from speechprompt.evaluation.baselines import LABEL_JOINT, NgramBaseline
-from speechprompt.evaluation.ensembles import ensemble_scores
+from speechprompt.evaluation.ensembles import combined
 from speechprompt.evaluation.evaluate import run_baselines
 from speechprompt.experiments.answers import load_value, save_value
 from speechprompt.experiments.demo import Update
@@ -31,11 +31,13 @@ from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import accuracy
 from speechprompt.pretraining.options import read_options
-from speechprompt.prompting.finishing import finish, processor, scores_of, versions
+from speechprompt.prompting.calibration import Calibration
+from speechprompt.prompting.finishing import processor, scores_of, versions
 from speechprompt.prompting.readings import OURS, stream_sizes
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.training import train_runs
+from speechprompt.prompting.trust import temperatures_of
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.unit_store import file_key
 from speechprompt.spoken_lm import SpokenLM
@@ -204,12 +206,13 @@ class Measure:
         if members == 1:
             scores, reached = scores_of(lm, runs[0].entry, test), runs[0].progress.best_accuracy
         else:
-            artifacts = [finish(run, self.spoken_lm, self.round.corpus) for run in runs]
-            scores, told = (
-                ensemble_scores(self.spoken_lm.lm, artifacts, self.round.rows(split))
-                for split in ("test", "valid")
+            told = [scores_of(lm, run.entry, valid) for run in runs]
+            calibrations = [Calibration(temperatures_of(one, valid.targets)) for one in told]
+            scores = combined(
+                [(c, scores_of(lm, run.entry, test)) for c, run in zip(calibrations, runs, strict=True)]
             )
-            reached = accuracy(self.round.labels("valid"), _joined(slots, told))
+            together = combined(list(zip(calibrations, told, strict=True)))
+            reached = accuracy(self.round.labels("valid"), _joined(slots, together))
         last = runs[-1]
         details = {"prompts": members, "steps": last.progress.step, "best_step": last.progress.best_step}
         if self.method == "prompt":

@@ -61,10 +61,7 @@ def trust_of(lm: UnitLM, run: Run) -> Trust:
     from. The domain is fitted on at most 2,048 training utterances, spread over the split.
     """
     valid = outputs_of(lm, run.entry, run.valid)
-    temperatures = {
-        slot: fit_temperature(scores, run.valid.targets[:, s])
-        for s, (slot, scores) in enumerate(valid.scores.items())
-    }
+    temperatures = temperatures_of(valid.scores, run.valid.targets)
     product, right = _answers(Calibration(temperatures), valid, run.valid.targets)
     raw, _ = _answers(Calibration(), valid, run.valid.targets)
     options = run.options
@@ -81,6 +78,11 @@ def trust_of(lm: UnitLM, run: Run) -> Trust:
         "calibration_error_before": expected_calibration_error(raw.clamp(max=1).numpy(), right.numpy()),
     }
     return Trust(Calibration(temperatures, threshold), _domain(lm, run, valid), numbers)
+
+
+def temperatures_of(scores: Mapping[str, Tensor], targets: Tensor) -> dict[str, float]:
+    """The temperature of every slot, from validation's log-probabilities (n,C) and targets (n,S)."""
+    return {slot: fit_temperature(values, targets[:, s]) for s, (slot, values) in enumerate(scores.items())}
 
 
 def _answers(calibration: Calibration, outputs: Outputs, targets: Tensor) -> tuple[Tensor, Tensor]:
