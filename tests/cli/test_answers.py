@@ -21,15 +21,6 @@ from speechprompt.spoken_lm_folder import write_folder
 from speechprompt.testing import ToyTokenizer, toy_lm
 
 
-@pytest.fixture
-def pitch(run: Run, toy: Path, toy_tokenizer: None, clips: Path, tmp_path: Path) -> Path:
-    """A prompt trained from audio."""
-    out = tmp_path / "pitch"
-    ran = run("train", clips, "--lm", toy, "--out", out, "--quiet", *QUICK)
-    assert (ran.code, ran.err) == (0, "")
-    return out
-
-
 def test_evaluate_gives_the_numbers_of_the_library(run: Run, toy: Path, units: Path, trained: Path) -> None:
     ran = run("evaluate", trained, units, "--lm", toy, "--json", "--quiet")
     assert (ran.code, ran.err) == (0, "")
