@@ -221,13 +221,13 @@ def test_names_are_printed_as_they_are(
 
 def test_a_file_name_that_is_no_utf8_is_one_line() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "speechprompt", "show", b"\xff"],
+        [sys.executable, "-m", "speechprompt", "baseline", b"\xff"],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
     )
     assert ran.returncode == 1
     assert len(ran.stderr.splitlines()) == 1
-    assert ran.stderr.startswith(b"error: \\udcff is not a prompt folder")
+    assert ran.stderr.startswith(b"error: \\udcff does not exist")
 
 
 @pytest.mark.parametrize("in_hardware", [True, False])

@@ -114,7 +114,7 @@ def test_joint_training_ends_where_separate_training_ends() -> None:
 def test_training_finds_what_can_be_heard() -> None:
     spoken = SpokenLM.of_parts("toy@1", ToyTokenizer(), toy_lm())
     corpus = toy_corpus(240)
-    options = TrainingOptions(steps=150, evaluations=5, batch_size=24, learning_rate=2e-2, prompt_length=3)
+    options = TrainingOptions(steps=80, evaluations=5, batch_size=24, learning_rate=2e-2, prompt_length=3)
     artifacts = train_many(corpus, spoken, ["word"], [options, options.model_copy(update={"seed": 1})])
     test = Examples.of(artifacts[0].entry.task, corpus.split("test"))
     for artifact in artifacts:
