@@ -21,15 +21,6 @@ from speechprompt.spoken_lm_folder import write_folder
 from speechprompt.testing import ToyTokenizer, toy_lm
 
 
-@pytest.fixture
-def pitch(run: Run, toy: Path, toy_tokenizer: None, clips: Path, tmp_path: Path) -> Path:
-    """A prompt trained from audio."""
-    out = tmp_path / "pitch"
-    ran = run("train", clips, "--lm", toy, "--out", out, "--quiet", *QUICK)
-    assert (ran.code, ran.err) == (0, "")
-    return out
-
-
 def test_evaluate_gives_the_numbers_of_the_library(run: Run, toy: Path, units: Path, trained: Path) -> None:
     ran = run("evaluate", trained, units, "--lm", toy, "--json", "--quiet")
     assert (ran.code, ran.err) == (0, "")
@@ -230,13 +221,13 @@ def test_names_are_printed_as_they_are(
 
 def test_a_file_name_that_is_no_utf8_is_one_line() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "speechprompt", "show", b"\xff"],
+        [sys.executable, "-m", "speechprompt", "baseline", b"\xff"],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
     )
     assert ran.returncode == 1
     assert len(ran.stderr.splitlines()) == 1
-    assert ran.stderr.startswith(b"error: \\udcff is not a prompt folder")
+    assert ran.stderr.startswith(b"error: \\udcff does not exist")
 
 
 @pytest.mark.parametrize("in_hardware", [True, False])

@@ -17,14 +17,6 @@ from speechprompt.prompting import bulk
 from speechprompt.prompting.predictor import Predictor
 
 
-@pytest.fixture
-def pitch(run: Run, toy: Path, toy_tokenizer: None, clips: Path, tmp_path: Path) -> Path:
-    """A prompt that tells the tones apart, or does not: six steps."""
-    out = tmp_path / "pitch"
-    assert run("train", clips, "--lm", toy, "--out", out, "--quiet", *QUICK).code == 0
-    return out
-
-
 def rows_in(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of any kind."""
     if path.suffix == ".jsonl":

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.main import get_command
 
 from cli.material import Run
-from speechprompt.cli import failures
+from speechprompt.cli import failures, materials
 from speechprompt.cli.application import build
 from speechprompt.cli.failures import described, end_of
 from speechprompt.errors import AudioError, UnknownName
@@ -105,6 +106,32 @@ def test_errors_keep_their_exit_codes_and_one_line() -> None:
         described(RuntimeError("tensor\nsizes"))[0]
         == "error: RuntimeError: tensor sizes; --debug shows where"
     )
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "variable", "expected"),
+    [
+        (3, None, None, 3),
+        (64, None, None, materials.MOST_THREADS),
+        (3, 2, None, 2),
+        (3, 2, "1", 2),
+        (3, None, "1", 1),
+    ],
+)
+def test_threads_are_the_free_cores_unless_somebody_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, cores: int, asked: int | None, variable: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(materials, "free_cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)  # torch has read it long ago
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert materials.chosen_device("cpu", asked) == "cpu"
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_debug_shows_the_traceback(run: Run) -> None:

@@ -64,9 +64,9 @@ def test_every_command_runs_on_a_prosodic_lm(run: Run, prosodic: Path, voices: P
     assert all(row.units is not None and row.units.f0 is not None for row in rows)
     assert any((row.units.f0 != 0).any() for row in rows)
     out = tmp_path / "pitch"
-    for streams in ("units", "all"):
+    for source, streams in ((voices, "units"), (manifest, "all")):
         flags = ("--lm", prosodic, "--out", out, "--force", "--streams", streams, "--quiet")
-        ran = run("train", voices, *flags, *QUICK)
+        ran = run("train", source, *flags, *QUICK)
         assert (ran.code, ran.err) == (0, "")
         assert json.loads((out / "prompt_config.json").read_text())["tokenizer"] == "tokenizer"
         ran = run("evaluate", out, manifest, "--lm", prosodic, "--json", "--quiet")
@@ -81,8 +81,8 @@ def test_every_command_runs_on_a_prosodic_lm(run: Run, prosodic: Path, voices: P
     report = tmp_path / "report.html"
     for command in (
         ("report", out, voices, "--out", report, "--lm", prosodic),
-        ("baseline", voices, "--lm", prosodic),
-        ("compare", voices, "--lm", prosodic, "--methods", "prompt,n-gram", "--steps", 4),
+        ("baseline", manifest, "--lm", prosodic),
+        ("compare", manifest, "--lm", prosodic, "--methods", "prompt,n-gram", "--steps", 4),
     ):
         ran = run(*command, "--quiet")
         assert ran.code == 0, (command, ran.err)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from cli.material import QUICK, Run, rewritten, without_slots
-from speechprompt.prompting import training
+from speechprompt.prompting import joint, training
 from speechprompt.testing import toy_lm
 
 
@@ -150,26 +151,27 @@ def test_force_does_not_replace_what_is_no_prompt(run: Run, toy: Path, units: Pa
 def test_a_broken_run_goes_on_with_the_same_result(
     run: Run, toy: Path, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ("--lm", toy, "--slots", "word", "--steps", 105, "--evaluations", 3, "--batch-size", 16,
+    flags = ("--lm", toy, "--slots", "word", "--steps", 15, "--evaluations", 3, "--batch-size", 16,
              "--prompt-length", 1, "--prompt-dropout", 0.1, "--patience", 9)  # fmt: skip
+    monkeypatch.setattr(joint, "train_runs", partial(training.train_runs, checkpoint_every=10))
     assert run("train", units, "--out", tmp_path / "whole", *flags).code == 0
     step = training.train_step
 
     def interrupted(lm: Any, runs: Any) -> Any:
-        if runs[0].progress.step == 103:
+        if runs[0].progress.step == 13:
             raise KeyboardInterrupt
         return step(lm, runs)
 
-    monkeypatch.setattr(training, "train_step", interrupted)
-    ran = run("train", units, "--out", tmp_path / "broken", *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", interrupted)
+        ran = run("train", units, "--out", tmp_path / "broken", *flags)
     assert ran.code == 130
     assert "the same command goes on" in ran.err.splitlines()[-1]
     assert not (tmp_path / "broken").exists()
-    monkeypatch.undo()
     ran = run("train", units, "--out", tmp_path / "broken", *flags)
-    assert "resuming at step 100" in ran.err
+    assert "resuming at step 10" in ran.err
     assert same(tmp_path / "whole", tmp_path / "broken")
-    assert steps_of(tmp_path / "broken") == list(range(1, 106))
+    assert steps_of(tmp_path / "broken") == list(range(1, 16))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "whole"]
 
 

@@ -164,16 +164,20 @@ def test_the_same_report_gives_the_same_bytes_and_survives_json() -> None:
     text = json.dumps(first.to_json(), allow_nan=False)
     back = Report.from_json(json.loads(text))
     assert back == first
-    assert render_report(back) == render_report(first)
+    assert render_report(back) == rendered()
     with pytest.raises(WorkError, match="title"):
         Report.from_json({"sections": []})
 
 
-def test_a_bare_section_is_a_page() -> None:
+def bare(title: str) -> Report:
+    """A section without anything that may be missing."""
     labels = ("no", "yes")
     rows = answered(labels)
-    section = TaskSection("bare", summarise(rows, {"slot": labels}), trained_parameters=0)
-    document = render_report(Report("bare", (section,)))
+    return Report(title, (TaskSection("bare", summarise(rows, {"slot": labels}), trained_parameters=0),))
+
+
+def test_a_bare_section_is_a_page() -> None:
+    document = render_report(bare("bare"))
     assert "No baseline was run" in document
     assert "Answers to look at" not in document
     assert "Provenance" not in document
@@ -231,15 +235,15 @@ def test_of_a_thousand_labels_those_with_most_mistakes_are_drawn() -> None:
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = write_report(report(), tmp_path / "new" / "report.html")
+    path = write_report(bare("first"), tmp_path / "new" / "report.html")
     before = path.read_text(encoding="utf-8")
     with pytest.raises(OutputExists):
-        write_report(report(title="second"), path)
+        write_report(bare("second"), path)
     assert path.read_text(encoding="utf-8") == before
     with pytest.raises(UsageError):
         write_report(Report("empty", ()), path, force=True)
     assert path.read_text(encoding="utf-8") == before
-    write_report(report(title="second"), path, force=True)
+    write_report(bare("second"), path, force=True)
     assert "<title>second</title>" in path.read_text(encoding="utf-8")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
@@ -261,20 +265,27 @@ def test_drawings_of_many_sizes_name_colours_by_variable_only(size: int) -> None
     labels = tuple(f"label {number}" for number in range(size))
     rows = answered(labels, 2 * size)
     slot = summarise(rows, {"slot": labels}).slots["slot"]
+    for svg in (plots.confusion_plot(slot.labels, slot.confusion), plots.label_plot(slot.per_label)):
+        check_colours(svg)
+
+
+def test_drawings_of_one_size_name_colours_by_variable_only() -> None:
     half = Interval(0.5, 0.4, 0.6)
     for svg in (
-        plots.confusion_plot(slot.labels, slot.confusion),
-        plots.label_plot(slot.per_label),
         plots.reliability_plot([CalibrationBin(0.0, 0.1, 3, 0.05, 1.0)]),
         plots.accuracy_plot([("prompt", half)], []),
         plots.accuracy_plot([("prompt", half), ("n-gram", half)], [("n-gram", Interval(-0.1, -0.2, 0.0))]),
         plots.learning_plot([1], [None], [None]),
     ):
-        ElementTree.fromstring(svg)
-        styles = " ".join(re.findall(r'style="([^"]*)"', svg))
-        assert not re.findall(r"#[0-9a-f]{6}", styles)
-        assert "var(--" in styles
-        assert "DejaVu" not in svg
+        check_colours(svg)
+
+
+def check_colours(svg: str) -> None:
+    ElementTree.fromstring(svg)
+    styles = " ".join(re.findall(r'style="([^"]*)"', svg))
+    assert not re.findall(r"#[0-9a-f]{6}", styles)
+    assert "var(--" in styles
+    assert "DejaVu" not in svg
 
 
 def test_a_learning_curve_without_losses_is_one_panel() -> None:

@@ -320,9 +320,8 @@ def test_speakers_carry_the_interval_where_they_are_known() -> None:
 
 
 def test_a_cnn_learns_and_is_the_same_for_the_same_seed() -> None:
-    options = CnnOptions(
-        steps=150, evaluations=5, widths=(16,), embedding=8, dropouts=(0.1,), unit_dropouts=(0.0, 0.2)
-    )
+    sizes: dict[str, Any] = {"widths": (16,), "embedding": 8, "dropouts": (0.1,), "unit_dropouts": (0.0, 0.2)}
+    options = CnnOptions(steps=40, evaluations=5, learning_rate=1e-2, **sizes)
     counts = [len(labels) for labels in TASK.slots.values()]
     told: list[str] = []
     one = train_cnn(TRAIN, VALID, counts, options, 1, lambda done, total, text: told.append(text))

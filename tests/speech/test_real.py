@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,15 @@ UNITS = {
 }
 
 
+@pytest.fixture(scope="module")
+def units_of(shared: Path) -> Callable[[str], Corpus]:
+    """Corpora of units by name, each read once: the largest has 61,000 rows."""
+    return cache(lambda name: read_corpus(shared / "data" / "units" / f"{name}_hubert100.jsonl.gz"))
+
+
 @pytest.mark.parametrize("name", UNITS)
-def test_unit_corpora_hold_what_is_stated(name: str, shared: Path) -> None:
-    corpus = read_corpus(shared / "data" / "units" / f"{name}_hubert100.jsonl.gz")
+def test_unit_corpora_hold_what_is_stated(name: str, units_of: Callable[[str], Corpus]) -> None:
+    corpus = units_of(name)
     splits, slots = UNITS[name]
     if "valid" not in splits:  # drawn here, from train
         assert "of train" in corpus.notices[0]
@@ -41,9 +49,9 @@ def test_unit_corpora_hold_what_is_stated(name: str, shared: Path) -> None:
     assert all(u.units is not None and len(u.units) for u in corpus.utterances)
 
 
-def test_durations_give_the_stated_hours(shared: Path) -> None:
+def test_durations_give_the_stated_hours(units_of: Callable[[str], Corpus]) -> None:
     for name, hours in (("vctk", 6.6), ("ljspeech", 3.63), ("esd_en", 2.03)):
-        corpus = read_corpus(shared / "data" / "units" / f"{name}_hubert100.jsonl.gz")
+        corpus = units_of(name)
         frames = sum(int(u.units.durations.sum()) for u in corpus.utterances if u.units)  # type: ignore[union-attr]
         assert frames / 50 / 3600 == pytest.approx(hours, abs=0.05)
 
@@ -53,18 +61,18 @@ def test_official_splits_are_read_from_their_field(shared: Path) -> None:
     assert read_corpus(path, split_field="official_split").splits() == {"valid": 1_000, "test": 1_500}
 
 
-def test_ten_shots_of_twelve_commands(shared: Path) -> None:
-    commands = read_corpus(shared / "data" / "units" / "gsc_v1_hubert100.jsonl.gz")
+def test_ten_shots_of_twelve_commands(units_of: Callable[[str], Corpus]) -> None:
+    commands = units_of("gsc_v1")
     assert len(shots(commands, "command", 10).split("train")) == 120
 
 
-def test_a_real_corpus_round_trips(shared: Path, tmp_path: Path) -> None:
-    corpus = read_corpus(shared / "data" / "units" / "esd_en_hubert100.jsonl.gz")
+def test_a_real_corpus_round_trips(units_of: Callable[[str], Corpus], tmp_path: Path) -> None:
+    corpus = units_of("esd_en")
     assert read_corpus(write_manifest(corpus, tmp_path / "m.jsonl.gz")) == corpus
 
 
-def test_vctk_folds_keep_speakers_whole(shared: Path) -> None:
-    corpus = read_corpus(shared / "data" / "units" / "vctk_hubert100.jsonl.gz")
+def test_vctk_folds_keep_speakers_whole(units_of: Callable[[str], Corpus]) -> None:
+    corpus = units_of("vctk")
     speaker = {u.id: u.speaker for u in corpus.utterances}
     for fold in folds(corpus, 5):
         assert not {speaker[i] for i in fold.train} & {speaker[i] for i in fold.test}
