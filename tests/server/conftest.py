@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,8 +44,6 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 def address(app: FastAPI) -> Iterator[str]:
     """The address of the running application, served as `speechprompt serve` does."""
     listening = listen("127.0.0.1", 0)
-    # an answer's head and body are sent apart: without this, each answer waits 40 ms for an acknowledgement
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = GracefulServer(configuration(app), app.state.service)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
