@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from pretraining.toy_encoder import SIZES, TOY
 from speechprompt.pretraining import crops as crops_module
 from speechprompt.pretraining.crops import (
     Crops,
@@ -33,13 +34,9 @@ from speechprompt.pretraining.masked_prediction import (
     pretrain_encoder,
     worn,
 )
-from speechprompt.tokenizers.mel_encoder import MelEncoderConfig
 
 CPU = torch.device("cpu")
-SIZES = MelEncoderConfig(mels=20, width=16, heads=2, inner=32, kernel=3, layers=2)
-TOY = MaskedPredictionOptions(
-    encoder=SIZES, steps=6, batch_frames=128, crop_frames=20, warmup_steps=2, save_every=2, bf16=False
-)
+RUN = replace(TOY, steps=6, crop_frames=20)
 
 
 def speech_of(lengths: list[int], rng: np.random.Generator) -> SpeechFrames:
@@ -100,9 +97,9 @@ def test_a_run_that_gathers_its_crops_is_the_run_that_reads_them(
     rng = np.random.default_rng(1)
     lengths = [5, 30, 18, 25, 40, 9]
     speech, targets = speech_of(lengths, rng), targets_of(lengths, rng, True, trusted)
-    read = pretrain_encoder(speech, targets, tmp_path / "read", TOY)
+    read = pretrain_encoder(speech, targets, tmp_path / "read", RUN)
     monkeypatch.setattr(crops_module, "has_room", lambda speech, device: True)
-    gathered = pretrain_encoder(speech, targets, tmp_path / "gathered", TOY)
+    gathered = pretrain_encoder(speech, targets, tmp_path / "gathered", RUN)
     for name, tensor in read.state_dict().items():
         assert torch.equal(tensor, gathered.state_dict()[name]), name
     logs = [
@@ -143,7 +140,7 @@ def test_the_cost_is_that_of_the_frames_that_count(seed: int, named: bool, trust
     )
     if seed == 3:
         crops = replace(crops, phonemes=torch.full_like(crops.phonemes, -1))
-    options = replace(TOY, phoneme_weight=0.7, visible_weight=0.3, narrow=0.5)
+    options = replace(RUN, phoneme_weight=0.7, visible_weight=0.3, narrow=0.5)
     values, slopes = [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -163,7 +160,7 @@ def test_a_step_asks_for_no_value() -> None:
     lengths, meta = [3, 11, 7], torch.device("meta")
     source = ResidentCrops(speech_of(lengths, rng), targets_of(lengths, rng, True, True), 9, meta)
     model = MaskedPredictor(SIZES, 5, 3).to(meta)
-    loss = _loss(model, drawn(source, [0, 1, 2], 0), replace(TOY, narrow=0.5))
+    loss = _loss(model, drawn(source, [0, 1, 2], 0), replace(RUN, narrow=0.5))
     loss.backward()
     assert all(p.grad is not None and p.grad.device == meta for p in model.parameters())
 
@@ -186,7 +183,7 @@ def test_a_step_on_a_gpu_waits_for_nothing() -> None:
             torch.cuda.set_sync_debug_mode(mode)
             with torch.random.fork_rng(), torch.autocast("cuda", torch.bfloat16):
                 torch.manual_seed(1)
-                loss = _loss(model, drawn(source, [2, 0, 1], 0), replace(TOY, narrow=0.5))
+                loss = _loss(model, drawn(source, [2, 0, 1], 0), replace(RUN, narrow=0.5))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
@@ -198,6 +195,6 @@ def test_a_step_on_a_gpu_waits_for_nothing() -> None:
 
 def test_something_is_hidden_where_chance_hides_nothing() -> None:
     real = torch.ones(3, 5, dtype=torch.bool)
-    hidden = _spans(real, replace(TOY, span_starts=0.0))
+    hidden = _spans(real, replace(RUN, span_starts=0.0))
     assert hidden[:, 0].all()
     assert not hidden[:, 1:].any()

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretraining.toy_encoder import SIZES, TOY
 from speechprompt.errors import CorpusError, TrainingError, UsageError
 from speechprompt.pretraining.crops import Crops, Targets
 from speechprompt.pretraining.frames import collect_frames, mfcc, without_speakers
 from speechprompt.pretraining.kmeans import fit_centres, nearest_centres, reservoir
 from speechprompt.pretraining.masked_prediction import (
-    MaskedPredictionOptions,
     MaskedPredictor,
     _loss,
     _spans,
@@ -30,13 +30,8 @@ from speechprompt.pretraining.mel_tokenizer import (
 )
 from speechprompt.pretraining.phonemes import frame_phonemes, inventory, phoneme_times
 from speechprompt.speech.manifest import Utterance
-from speechprompt.tokenizers.mel_encoder import MelEncoder, MelEncoderConfig
+from speechprompt.tokenizers.mel_encoder import MelEncoder
 from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
-
-SIZES = MelEncoderConfig(mels=20, width=16, heads=2, inner=32, kernel=3, layers=2)
-TOY = MaskedPredictionOptions(
-    encoder=SIZES, steps=4, batch_frames=128, crop_frames=40, warmup_steps=2, save_every=2, bf16=False
-)
 
 
 @pytest.fixture
