@@ -19,6 +19,8 @@ from speechprompt.speech.unit_store import UnitStore
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
 from speechprompt.testing import ToyTokenizer, toy_corpus, toy_lm
+from speechprompt.tokenizers.pitch import BatchPitchTracker
+from speechprompt.tokenizers.prosody import ProsodyTokenizer
 
 
 class CountingTokenizer(ToyTokenizer):
@@ -61,6 +63,21 @@ def test_every_utterance_gets_the_units_of_its_audio(corpus: Corpus) -> None:
             waveform = waveform[1600:4000]
         assert utterance.units == ToyTokenizer().encode(waveform)
     assert (told[0], told[-1]) == ((0, 7), (7, 7))
+
+
+def test_f0_from_a_speaker_s_mean_knows_who_speaks(corpus: Corpus) -> None:
+    """The same file said to be two speakers': units differ by their means, in the store too."""
+    tokenizer = ProsodyTokenizer(ToyTokenizer(), BatchPitchTracker(), {"ana": 4.0, "bo": 5.0})
+    spoken = SpokenLM.of_parts("toy@1", tokenizer, toy_lm())
+    tone = corpus.utterances[0].audio
+    assert tone is not None
+    soundfile.write(tone, 0.3 * np.sin(np.arange(8000) * 2 * np.pi * 150 / 8000), 8000)
+    rows = tuple(replace(corpus.utterances[0], id=name, speaker=name) for name in ("ana", "bo"))
+    for _ in ("encoded", "from the store"):
+        ana, bo = (u.units for u in encode_corpus(replace(corpus, utterances=rows), spoken).corpus.utterances)
+        assert ana is not None
+        assert bo is not None
+        assert (ana.f0 - bo.f0).max() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_a_second_run_encodes_nothing(corpus: Corpus) -> None:

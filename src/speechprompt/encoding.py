@@ -5,6 +5,7 @@ Clips may be encoded at other speeds too, for training to hear.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +16,7 @@ from speechprompt.speech.speeds import SpeedCopies, at_speed, speed_key
 from speechprompt.speech.unit_store import UnitStore, file_key
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
+from speechprompt.tokenizers.prosody import ProsodyTokenizer
 from speechprompt.tokenizers.protocol import Waveform, precision_of
 
 BATCH_SECONDS = 60.0
@@ -134,11 +136,16 @@ class _Clip:
         """What it is called among the clips of its corpus."""
         return self.utterance.id, self.speed
 
-    def key(self) -> str:
-        """Its key in a unit store. AudioError when the file cannot be read."""
+    def key(self, by_speaker: bool) -> str:
+        """Its key in a unit store, the speaker's where units depend on who speaks.
+
+        AudioError when the file cannot be read.
+        """
         u = self.utterance
         assert u.audio is not None
         plain = file_key(u.audio, u.start_seconds, u.end_seconds)
+        if by_speaker and u.speaker is not None:
+            plain = hashlib.sha256(f"{plain} of {u.speaker}".encode()).hexdigest()
         return plain if self.speed == PLAIN else speed_key(plain, self.speed)
 
 
@@ -170,11 +177,22 @@ class _Work:
             tell(done, len(clips))
         return units
 
+    @property
+    def _by_speaker(self) -> bool:
+        tokenizer = self.spoken_lm.tokenizer
+        return isinstance(tokenizer, ProsodyTokenizer) and bool(tokenizer.means)
+
+    def _units(self, clips: Sequence[_Clip], waveforms: list[Waveform]) -> list[Units]:
+        tokenizer = self.spoken_lm.tokenizer
+        if isinstance(tokenizer, ProsodyTokenizer):
+            return tokenizer.encode_batch(waveforms, [clip.utterance.speaker for clip in clips])
+        return tokenizer.encode_batch(waveforms)
+
     def _keys(self, clips: Sequence[_Clip]) -> dict[tuple[str, float], str]:
         keys = {}
         for clip in clips:
             try:
-                keys[clip.name] = clip.key()
+                keys[clip.name] = clip.key(self._by_speaker)
             except AudioError as error:
                 self._skip(clip.utterance, error)
         return keys
@@ -217,15 +235,14 @@ class _Work:
         return waveform
 
     def _encode_batch(self, batch: Sequence[tuple[_Clip, Waveform]]) -> dict[tuple[str, float], Units]:
-        tokenizer = self.spoken_lm.tokenizer
         try:
-            rows = tokenizer.encode_batch([waveform for _, waveform in batch])
+            rows = self._units([clip for clip, _ in batch], [waveform for _, waveform in batch])
             return {clip.name: row for (clip, _), row in zip(batch, rows, strict=True)}
         except AudioError:
             found = {}
             for clip, waveform in batch:
                 try:
-                    found[clip.name] = tokenizer.encode(waveform)
+                    [found[clip.name]] = self._units([clip], [waveform])
                 except AudioError as error:
                     self._skip(clip.utterance, AudioError(f"{clip.utterance.audio}: {error}"))
             return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 
 from cli.material import QUICK, Run
 from speechprompt.pretraining.optimisation import _Loop
+from speechprompt.speech.manifest import Corpus, Utterance, write_manifest
 from speechprompt.speech.unit_store import UnitStore
 from speechprompt.spoken_lm import SpokenLM, load_tokenizer
 from speechprompt.testing import toy_corpus
@@ -118,6 +120,20 @@ def test_only_rows_that_every_split_field_trains_teach(run: Run, hubert_units: P
     assert "nothing to learn from" in none.error
     gone = run("pretrain", "lm", hubert_units, "--without", "tyo", "--out", tmp_path / "none", *LM)
     assert "did you mean toy" in gone.error
+
+
+def test_recordings_that_a_test_also_has_teach_nothing(run: Run, clips: Path, tmp_path: Path) -> None:
+    recorded = sorted(clips.rglob("*.wav"))
+    rows = [Utterance(f"{i}", "train", {"pitch": "any"}, audio=path) for i, path in enumerate(recorded)]
+    rows += [replace(u, id=f"{u.id} again", split="test") for u in rows[::3]]
+    manifest = write_manifest(Corpus("tones", tuple(rows), {"pitch": ("any",)}), tmp_path / "tones.jsonl")
+    ran = run(
+        "pretrain", "lm", manifest, "--tokenizer", "tiny", "--held-out", "0.2", "--out", tmp_path / "lm",
+        "--steps", 2, "--quiet", "--json", *SMALL,
+    )  # fmt: skip
+    material = ran.document["material"]
+    assert material["left_out"] >= len(rows[::3]) // 2
+    assert material["rows"] + material["held_out_rows"] <= len(recorded) - material["left_out"]
 
 
 def test_an_interrupted_pretraining_goes_on_to_the_same_weights(

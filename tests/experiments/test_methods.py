@@ -12,9 +12,11 @@ import torch
 from speechprompt.errors import MissingExtra, UnknownName, UsageError
 from speechprompt.experiments.compare import compare_methods
 from speechprompt.experiments.methods import METHODS, check_methods
-from speechprompt.experiments.tuning import LORA_RANK, finetuning_run, lora_run, require_gslm
+from speechprompt.experiments.tuning import LORA_RANK, TunedEntry, finetuning_run, lora_run, require_gslm
 from speechprompt.lms.gslm_units import GslmUnitLM
+from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.run import Run
 from speechprompt.prompting.training import train_runs
 from speechprompt.spoken_lm import SpokenLM
 from speechprompt.testing import ToyTokenizer, toy_corpus, toy_lm
@@ -46,6 +48,15 @@ def test_fine_tuning_changes_all_of_a_copy_and_nothing_of_the_lm() -> None:
     count = sum(p.numel() for p in frozen.model.parameters())
     assert run.entry.trained_parameters() == count + lm.width + 5 * lm.vocabulary_size
     assert lm.fingerprint == frozen.fingerprint
+
+
+@pytest.mark.parametrize("form", [finetuning_run, lora_run])
+def test_a_rate_that_is_found_leaves_the_lm_s_own_rate(form: Callable[..., tuple[UnitLM, Run]]) -> None:
+    _, run = form(toy_lm(), TASK, OPTIONS, TRAIN, VALID)
+    assert isinstance(run.entry, TunedEntry)
+    run.set_learning_rate(0.5)
+    first, *_, last = run._base_rates
+    assert (first, last) == (0.5, run.entry.rate)
 
 
 def test_lora_changes_adapters_alone() -> None:

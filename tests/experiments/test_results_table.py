@@ -18,7 +18,7 @@ from speechprompt.errors import UnknownName, UsageError, WorkError
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.mfcc_units import mfcc_features, mfcc_units
 from speechprompt.experiments.results_table import Line, Study, _kept, make_table
-from speechprompt.experiments.table_cells import Measure
+from speechprompt.experiments.table_cells import FeatureCache, Measure
 from speechprompt.experiments.table_rounds import drawn_groups, find_source, read_row, rounds_of
 from speechprompt.experiments.table_rows import TableRow, read_declaration
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
@@ -359,10 +359,20 @@ def test_rows_from_an_archive_with_labels_left_out(tmp_path: Path) -> None:
     source = find_source(row, tmp_path, tmp_path / "unpacked")
     assert find_source(row, tmp_path, tmp_path / "unpacked") == source
     read = read_row(row, source)
+    with tarfile.open(tmp_path / "tones.tar", "w") as archive:
+        archive.add(tmp_path / "tones" / "manifest.jsonl", "tones/manifest.jsonl")
+    changed = find_source(row, tmp_path, tmp_path / "unpacked")
+    assert sorted(path.name for path in changed.parent.iterdir()) == ["manifest.jsonl"]
     assert read.slots == {"pitch": ("high", "low")}
     assert (read.splits()["test"], read.splits()["valid"] >= 1, sum(read.splits().values())) == (4, True, 16)
     features = mfcc_features(read.utterances)
     assert features[0].shape == (24, 39)
+    cache = FeatureCache()
+    cache.of(
+        replace(read, utterances=tuple(replace(u, audio=read.utterances[0].audio) for u in read.utterances))
+    )
+    for cached, own in zip(cache.of(read), features, strict=True):
+        np.testing.assert_array_equal(cached, own)
     forms = dict(mfcc_units(features, range(10)))
     assert [len(units[0]) == 24 for units in forms.values()] == [False, True, False, True]
     units = forms["as they are, merged"]

@@ -226,6 +226,20 @@ def test_a_folder_gives_the_same_lm_and_artifact(name: str, tmp_path: Path) -> N
     assert torch.equal(ours, theirs)
 
 
+def test_a_folder_s_own_code_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "lm"
+    lm_of("qwen2").save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps({**config, **own}))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with pytest.raises(CheckpointError, match="does not hold"):
+        HuggingFaceUnitLM.from_pretrained(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_damaged_folders_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "lm"
     lm_of("qwen2").save_pretrained(folder)

@@ -52,6 +52,11 @@ HOSTILE = {
     "raw.raw": (NOISE.tobytes(), "not audio"),
     "fake.m4a": (b"\x00\x00\x00\x20ftypM4A " + b"\x00" * 400, "truncated or damaged"),
     "fake.webm": (b"\x1aE\xdf\xa3" + b"\x00" * 400, "truncated or damaged"),
+    "fake.mp4": (
+        b"s=a\nftypjp2 \r\nv=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+        b"m=audio 49170 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n",
+        "truncated or damaged (Invalid data",  # not a connection that timed out: SDP asks to be listened for
+    ),
 }
 
 

@@ -113,7 +113,7 @@ def lm(
     place, started = chosen_device(device, threads), perf_counter()
     part = prosodic(tokenizer_name(tokenizer, place), read, f0_mean, terminal)
     corpora = read_units(terminal, sources, part, fields, names_of(without) or [], names_of(untested) or [])
-    material = gather(corpora, read_units(terminal, exclude or [], part, None), fields, held_out)
+    material = gather(corpora, read_units(terminal, exclude or [], part), fields, held_out)
     terminal.say(_amounts(material))
     with resumable(terminal, out, "unit LM") as (work, progress):
         identity = _identity(name or out.name, version, license, part, work / "tokenizer")

@@ -40,14 +40,15 @@ def read_units(
     terminal: Terminal,
     sources: Sequence[str],
     tokenizer: TokenizerPart,
-    split_fields: Sequence[str] | None,
+    split_fields: Sequence[str] = (),
     without: Sequence[str] = (),
     untested: Sequence[str] = (),
 ) -> list[Corpus]:
     """Every source as a corpus whose rows carry units, those named in `without` left out.
 
-    Rows that bring audio are encoded, training rows only unless `split_fields` is None. CorpusError for units of
-    another tokenizer; UnknownName for a corpus in `without` or `untested` that is none of the sources.
+    Rows that bring audio are encoded, those of other splits too: what they say must not train. In an `untested`
+    corpus every row trains, whatever `split_fields` say. CorpusError for units of another tokenizer; UnknownName for
+    a corpus in `without` or `untested` that is none of the sources.
     """
     from speechprompt.speech.stored_corpus import is_store
 
@@ -58,9 +59,9 @@ def read_units(
         if stored:
             terminal.notice(f"{source} is a unit store, which knows no splits: all that it holds is read")
     _known(corpora, without)
-    corpora = _all_training(corpora, untested, split_fields or ())
+    corpora = _all_training(corpora, untested, split_fields)
     kept = [corpus for corpus in corpora if corpus.name not in without]
-    return [_with_units(terminal, corpus, tokenizer, split_fields) for corpus in kept]
+    return [_with_units(terminal, corpus, tokenizer) for corpus in kept]
 
 
 def _known(corpora: Sequence[Corpus], names: Sequence[str]) -> None:
@@ -99,20 +100,15 @@ def _stored(source: str, tokenizer: TokenizerPart) -> Corpus:
     return corpus
 
 
-def _with_units(
-    terminal: Terminal, corpus: Corpus, tokenizer: TokenizerPart, split_fields: Sequence[str] | None
-) -> Corpus:
+def _with_units(terminal: Terminal, corpus: Corpus, tokenizer: TokenizerPart) -> Corpus:
     if any(u.units is not None for u in corpus.utterances) and corpus.tokenizer not in (None, tokenizer.name):
         raise CorpusError(
             f"{corpus.name} holds units of {corpus.tokenizer}, not of {tokenizer.name}; name that with --tokenizer"
         )
-    bare = [u for u in corpus.utterances if u.units is None]
+    bare = tuple(u for u in corpus.utterances if u.units is None)
     if not bare:
         return corpus
-    wanted = (
-        bare if split_fields is None else _training(replace(corpus, utterances=tuple(bare)), split_fields)
-    )
-    audio = replace(corpus, utterances=tuple(wanted), tokenizer=None)
+    audio = replace(corpus, utterances=bare, tokenizer=None)
     heard = encoded(audio, _only_tokenizer(tokenizer), terminal, skip_unreadable=True)
     units = tuple(u for u in corpus.utterances if u.units is not None)
     return replace(corpus, utterances=(*units, *heard.utterances), tokenizer=tokenizer.name)

@@ -26,7 +26,7 @@ from speechprompt.experiments.answers import load_value, save_value
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.methods import load_learners, prompt_run
 from speechprompt.experiments.mfcc_units import Features, mfcc_features, mfcc_units
-from speechprompt.experiments.table_rounds import Round
+from speechprompt.experiments.table_rounds import Round, audio_keys
 from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import accuracy
@@ -236,15 +236,15 @@ class FeatureCache:
     """The MFCCs of the last corpus, which all of its rounds share."""
 
     def __init__(self) -> None:
-        self._held: tuple[list[Any], dict[str, Features]] = ([], {})
+        self._held: tuple[list[str], dict[str, Features]] = ([], {})
 
     def of(self, corpus: Corpus) -> list[Features]:
         """A clip's MFCCs (T,39) each, in the corpus's order."""
-        wanted = sorted(u.id for u in corpus.utterances)
-        if self._held[0] != wanted:
+        keys = audio_keys(corpus)
+        if self._held[0] != sorted(keys):
             found = mfcc_features(corpus.utterances)
-            self._held = (wanted, {u.id: x for u, x in zip(corpus.utterances, found, strict=True)})
-        return [self._held[1][u.id] for u in corpus.utterances]
+            self._held = (sorted(keys), dict(zip(keys, found, strict=True)))
+        return [self._held[1][key] for key in keys]
 
 
 def measuring(device: torch.device | str) -> dict[str, str]:

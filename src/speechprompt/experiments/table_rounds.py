@@ -60,12 +60,7 @@ class Round:
     @cached_property
     def audio_digest(self) -> str:
         """The same with audio instead of units. CorpusError when there is none."""
-        keys = []
-        for u in self.corpus.utterances:
-            if u.audio is None:
-                raise CorpusError(f"{self.corpus.name}: '{u.id}' has no audio")
-            keys.append(file_key(u.audio, u.start_seconds, u.end_seconds).encode())
-        return self._digest(keys)
+        return self._digest([key.encode() for key in audio_keys(self.corpus)])
 
     def _digest(self, contents: Sequence[bytes]) -> str:
         digest = hashlib.sha256(repr(dict(self.task.slots)).encode())
@@ -75,14 +70,28 @@ class Round:
         return digest.hexdigest()
 
 
+def audio_keys(corpus: Corpus) -> list[str]:
+    """A key of each utterance's audio. CorpusError when one has none."""
+    keys = []
+    for u in corpus.utterances:
+        if u.audio is None:
+            raise CorpusError(f"{corpus.name}: '{u.id}' has no audio")
+        keys.append(file_key(u.audio, u.start_seconds, u.end_seconds))
+    return keys
+
+
 def find_source(row: TableRow, material: Path, unpacked: Path) -> Path:
-    """The manifest of a row; an archive is unpacked once into `unpacked`. AbsentMaterial when it is not there."""
+    """The manifest of a row; an archive is unpacked into `unpacked`, again only where it has changed.
+
+    AbsentMaterial when it is not there.
+    """
     path = material / row.source
     if not path.exists():
         raise AbsentMaterial(f"{row.source} is not below {material}")
     if path.suffix != ".tar":
         return path
-    target = unpacked / path.stem
+    status = path.stat()
+    target = unpacked / f"{path.stem}-{status.st_size:x}-{status.st_mtime_ns:x}"
     if not target.exists():
         unpacked.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=unpacked))

@@ -26,6 +26,7 @@ def read_model(loader: Any, folder: str | Path, what: str) -> PreTrainedModel:
             dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,  # otherwise it asks on a terminal, and runs the folder's code on a yes
             output_loading_info=True,
         )
     except Exception as error:  # transformers lets whatever a damaged configuration causes through

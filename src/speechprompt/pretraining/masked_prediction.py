@@ -7,6 +7,7 @@ names it. Knows frames, cluster ids and phoneme ids; knows no audio file and no 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -111,6 +112,9 @@ def pretrain_encoder(
         raise TrainingError("masked prediction needs two clips or more, and one cluster id a frame")
     described = {**asdict(options), "clusters": targets.cluster_count, "clips": len(speech)}
     described |= {"phonemes": targets.phoneme_count, "starts_from_encoder": start is not None}
+    described["targets"] = hashlib.sha256(
+        b"".join(ids.tobytes() for part in rows for ids in part)
+    ).hexdigest()
     run = RunFolder(folder, described, progress)
     model = _new_predictor(speech, targets, options, start).to(device)
     held_out = list(range(0, len(speech), max(2, min(50, len(speech) // 2))))

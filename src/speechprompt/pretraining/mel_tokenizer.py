@@ -3,20 +3,23 @@
 Later passes may predict clusters of what the one before learned (HuBERT's second iteration). Synthetic clips that
 tell their phonemes guide all; later passes also learn the phonemes that the one before heard elsewhere, each frame
 counted by how sure it was.
-Every stage leaves its result in the run's folder and is not done twice.
+Every stage leaves its result in the run's folder, with what it was made from, and is not done twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from speechprompt.errors import UsageError
+from speechprompt.lms.decoder_units import weights_fingerprint
 from speechprompt.pretraining.batches import bucketed
 from speechprompt.pretraining.crops import Targets
 from speechprompt.pretraining.frames import SpeechFrames, collect_frames, mfcc, without_speakers
@@ -78,7 +81,7 @@ def pretrain_mel_tokenizer(
 
     Errors: UsageError when more layers are kept than trained, or when there is one code book of sound without the
     other; TrainingError as the stages raise it. Side
-    effects: `folder` gets frames/, clusters.npz, encoder/, pass2.npz, pass2/ and so on, and centres.npy.
+    effects: `folder` gets frames/, clusters.npz, encoder/, pass2.npz, pass2/ and so on, and centres.npz.
     """
     if not 1 <= options.kept_layers <= options.prediction.encoder.layers:
         raise UsageError(
@@ -100,7 +103,7 @@ def pretrain_mel_tokenizer(
         start, place = model.encoder, folder / f"pass{number}"
         model = pretrain_encoder(speech, targets, place, again, start=start, device=device, progress=progress)
     encoder = truncated(model.encoder, options.kept_layers)
-    centres = _unit_centres(encoder, speech, folder / "centres.npy", options)
+    centres = _unit_centres(encoder, speech, folder / "centres.npz", options)
     mels = options.prediction.encoder.mels
     sound = fit_sound_codes(heard, options.timbre, options.prosody, mels=mels) if options.timbre else None
     return MelHubertTokenizer(name, encoder.cpu(), centres, sound)
@@ -161,15 +164,19 @@ def _later_targets(
     model: MaskedPredictor, speech: SpeechFrames, told: Targets, path: Path, options: MelTokenizerOptions
 ) -> Targets:
     """Clusters of the pass before, and the phonemes that it heard in clips that do not tell theirs (`told`)."""
-    if not path.exists():
-        clusters, phonemes, trust = _heard(model, speech, options)
-        temporary = path.with_suffix(".part.npz")
-        np.savez(temporary, clusters=clusters, phonemes=phonemes, trust=trust)
-        temporary.replace(path)
-    with np.load(path) as stored:
-        clusters_of, heard_as, trusted = (
-            np.split(stored[name], speech.offsets[1:-1]) for name in ("clusters", "phonemes", "trust")
-        )
+    stored = _stage(
+        path,
+        {
+            "clusters": options.later_clusters,
+            "kept_layers": options.kept_layers,
+            "seed": options.seed,
+            "model": _weights_of(model),
+        },
+        lambda: _heard(model, speech, options),
+    )
+    clusters_of, heard_as, trusted = (
+        np.split(stored[name], speech.offsets[1:-1]) for name in ("clusters", "phonemes", "trust")
+    )
     if told.phonemes is None:
         return Targets(clusters_of, options.later_clusters)
     # a clip that tells its phonemes is believed, also where it says that it does not know
@@ -183,7 +190,7 @@ def _later_targets(
 @torch.no_grad()
 def _heard(
     model: MaskedPredictor, speech: SpeechFrames, options: MelTokenizerOptions
-) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.float16]]:
+) -> dict[str, NDArray[Any]]:
     """Of every frame: its cluster at the last kept layer, the likeliest phoneme or UNKNOWN, and what that counts."""
     drawn = _drawn(len(speech), _UNIT_CLIPS, options.seed + 2)
     kept = truncated(model.encoder, options.kept_layers)
@@ -202,7 +209,7 @@ def _heard(
             if sure is not None and best is not None:
                 phonemes[here] = np.where(sure[i, :count] >= _HEARD, best[i, :count], UNKNOWN)
                 trust[here] = np.minimum(_MOST, _TRUST * sure[i, :count])
-    return clusters, phonemes, trust
+    return {"clusters": clusters, "phonemes": phonemes, "trust": trust}
 
 
 def _nearest(features: torch.Tensor, counts: Sequence[int], centres: Features) -> list[NDArray[np.integer]]:
@@ -218,28 +225,49 @@ def _mfcc_clusters(
     speech: SpeechFrames, speakers: Sequence[str], path: Path, options: MelTokenizerOptions
 ) -> list[NDArray[np.integer]]:
     """The MFCC cluster of every frame, a row (T,) a clip; what a speaker's voice adds is taken out first."""
-    if not path.exists():
+
+    def clustered() -> dict[str, NDArray[Any]]:
         features = without_speakers([mfcc(speech, i) for i in range(len(speech))], speakers)
         drawn = _drawn(len(speech), _CLUSTER_CLIPS, options.seed)
         centres = fit_centres((features[i] for i in drawn), options.clusters, 200_000, options.seed)
         ids = [nearest_centres(clip, centres).astype(np.int16) for clip in features]
-        temporary = path.with_suffix(".part.npz")
-        np.savez(temporary, centres=centres, ids=np.concatenate(ids))
-        temporary.replace(path)
-    with np.load(path) as stored:
-        return np.split(stored["ids"], speech.offsets[1:-1])
+        return {"centres": centres, "ids": np.concatenate(ids)}
+
+    made_from = {"clusters": options.clusters, "seed": options.seed, "speakers": list(speakers)}
+    return np.split(_stage(path, made_from, clustered)["ids"], speech.offsets[1:-1])
 
 
 def _unit_centres(
     encoder: MelEncoder, speech: SpeechFrames, path: Path, options: MelTokenizerOptions
 ) -> torch.Tensor:
-    if not path.exists():
+    def centres() -> dict[str, NDArray[Any]]:
         clips = _drawn(len(speech), _UNIT_CLIPS, options.seed + 1)
-        centres = fit_centres(
-            hidden_frames(encoder, speech, clips), options.unit_count, 150_000, options.seed
-        )
-        np.save(path, centres)
-    return torch.from_numpy(np.load(path))
+        frames = hidden_frames(encoder, speech, clips)
+        return {"centres": fit_centres(frames, options.unit_count, 150_000, options.seed)}
+
+    made_from = {"unit_count": options.unit_count, "seed": options.seed, "model": _weights_of(encoder)}
+    return torch.from_numpy(_stage(path, made_from, centres)["centres"])
+
+
+def _stage(
+    path: Path, made_from: Mapping[str, Any], make: Callable[[], dict[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """The arrays of a stage: those that `path` holds if they were made from the same, else made and kept there."""
+    text = json.dumps(dict(made_from), sort_keys=True)
+    if path.exists():
+        with np.load(path) as stored:
+            if "made_from" in stored and str(stored["made_from"]) == text:
+                return dict(stored)
+    arrays = make()
+    temporary = path.with_suffix(".part.npz")
+    kept: dict[str, Any] = {**arrays, "made_from": np.array(text)}
+    np.savez(temporary, **kept)
+    temporary.replace(path)
+    return arrays
+
+
+def _weights_of(model: torch.nn.Module) -> str:
+    return weights_fingerprint(model.state_dict().items(), ())
 
 
 def _drawn(total: int, wanted: int, seed: int) -> list[int]:

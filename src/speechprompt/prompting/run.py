@@ -140,7 +140,7 @@ class Run:
             return PublishedAdam(self.entry.parameters(), rate, (0.9, 0.98), 1e-8)
         groups: list[dict[str, Any]] = [{"params": list(self.entry.prompt.parameters()), "lr": rate}]
         if verbalizer := list(self.entry.verbalizer.parameters()):
-            groups.append({"params": verbalizer, "lr": self._verbalizer_rate(rate)})
+            groups.append({"params": verbalizer, "lr": self._verbalizer_rate(rate), "part": "verbalizer"})
         return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=options.weight_decay)
 
     def _verbalizer_rate(self, rate: float) -> float:
@@ -214,8 +214,11 @@ class Run:
         return norm
 
     def set_learning_rate(self, rate: float) -> None:
-        """Replace the prompt's learning rate, and the verbalizer's unless it has one of its own."""
-        self._base_rates = [rate, *(self._verbalizer_rate(rate) for _ in self._base_rates[1:])]
+        """Replace the prompt's learning rate, and the verbalizer's unless it has one of its own; no other group's."""
+        self._base_rates[0] = rate
+        for i, group in enumerate(self.optimiser.param_groups):
+            if group.get("part") == "verbalizer":
+                self._base_rates[i] = self._verbalizer_rate(rate)
 
     def judge(self, accuracy: float, loss: float) -> bool:
         """Note a validation; keep the state if it is the best so far, and say so. Sets `finished`.

@@ -72,8 +72,8 @@ def opened(source: Path | bytes, name: str) -> Iterator[Decoder]:
     """
     raw: IO[bytes] = _ClampedBytes(source) if isinstance(source, bytes) else source.open("rb")
     with raw:
-        if _is_media(raw):
-            with _opened_media(raw, name) as media:
+        if media_format := _media_format(raw):
+            with _opened_media(raw, name, media_format) as media:
                 yield media
             return
         try:
@@ -123,21 +123,26 @@ class _SoundFileDecoder:
             raise AudioError(text) from error
 
 
-def _is_media(raw: IO[bytes]) -> bool:
-    """Whether the first bytes are Matroska/WebM, an ISO file (mp4, m4a, mov) or bare AAC."""
+def _media_format(raw: IO[bytes]) -> str | None:
+    """FFmpeg's name of what the first bytes are: Matroska or WebM, an ISO file (mp4, m4a, mov) or bare AAC."""
     start = raw.read(12)
     raw.seek(0)
-    return start[:4] == b"\x1aE\xdf\xa3" or start[4:8] == b"ftyp" or start[:2] in (b"\xff\xf1", b"\xff\xf9")
+    if start[:4] == b"\x1aE\xdf\xa3":
+        return "matroska"
+    if start[4:8] == b"ftyp":
+        return "mov"
+    return "aac" if start[:2] in (b"\xff\xf1", b"\xff\xf9") else None
 
 
 @contextmanager
-def _opened_media(raw: IO[bytes], name: str) -> Iterator[Decoder]:
+def _opened_media(raw: IO[bytes], name: str, media_format: str) -> Iterator[Decoder]:
+    """The format is told, not guessed: FFmpeg also knows descriptions of streams that it would go and fetch."""
     try:
         import av
     except ImportError as error:
         raise MissingExtra("av", "media", f"reading {name} (webm, m4a, mp4)") from error
     try:
-        with av.open(raw) as container:
+        with av.open(raw, format=media_format) as container:
             if not container.streams.audio:
                 raise AudioError(f"{name} holds no audio stream")
             yield _MediaDecoder(container)
