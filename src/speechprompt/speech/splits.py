@@ -59,7 +59,9 @@ def draw_splits(
     shares = " and ".join(f"{DRAWN_SHARE:.0%} {name}" for name in names)
     empty = [name for name in names if name not in split_of.values()]
     rest = f"; too few for {' and '.join(empty)}" if empty else ""
-    return drawn, f"{shares} drawn by hash (seed {seed}), grouped by {grouping}{rest}"
+    slots = sorted({slot for utterance in utterances for slot in utterance.labels})
+    kept = f", for the labels of {' and '.join(slots)}" if len(slots) > 1 else ""
+    return drawn, f"{shares} drawn by hash (seed {seed}), grouped by {grouping}{kept}{rest}"
 
 
 def _groups(utterances: Iterable[Utterance], fewest: int) -> tuple[list[str], str]:
