@@ -6,6 +6,7 @@ Everything here is drawn by hashing names with a seed, so it does not depend on 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from speechprompt.errors import CorpusError, UnknownName, UsageError
-from speechprompt.speech.manifest import Corpus, Utterance
+from speechprompt.speech.manifest import Corpus, FoldDraw, ShotsDraw, Utterance
 
 SPLITS = ("train", "valid", "test")
 DRAWN_SHARE = 0.1  # of valid and of test, each
@@ -118,11 +119,20 @@ def _hashed(strata: Mapping[str, set[tuple[str, str]]], seed: int, names: Sequen
 
 
 class Fold(NamedTuple):
-    """Utterance ids of one round of cross-validation."""
+    """Utterance ids of one round of cross-validation, in which fold `number` (from 1) of `count` is tested."""
 
     train: tuple[str, ...]
     valid: tuple[str, ...]
     test: tuple[str, ...]
+    number: int
+    count: int
+    seed: int
+
+    @property
+    def draw(self) -> FoldDraw:
+        """What a corpus, and a prompt trained on it, remember of the round."""
+        ids = json.dumps([self.train, self.valid, self.test]).encode()
+        return FoldDraw(self.number, self.count, self.seed, hashlib.sha256(ids).hexdigest()[:16])
 
 
 def folds(corpus: Corpus, k: int = 5, seed: int = 0) -> list[Fold]:
@@ -150,7 +160,7 @@ def folds(corpus: Corpus, k: int = 5, seed: int = 0) -> list[Fold]:
     for test in range(k):
         valid = (test + 1) % k
         train = [i for fold in range(k) if fold not in (test, valid) for i in ids[fold]]
-        rounds.append(Fold(tuple(train), tuple(ids[valid]), tuple(ids[test])))
+        rounds.append(Fold(tuple(train), tuple(ids[valid]), tuple(ids[test]), test + 1, k, seed))
     return rounds
 
 
@@ -176,9 +186,18 @@ def _stratified(corpus: Corpus, k: int, seed: int) -> list[int]:
 
 
 def with_fold(corpus: Corpus, fold: Fold) -> Corpus:
-    """The corpus with the splits of one fold."""
-    split_of = {i: name for name, ids in zip(SPLITS, fold, strict=True) for i in ids}
-    return replace(corpus, utterances=tuple(replace(u, split=split_of[u.id]) for u in corpus.utterances))
+    """The corpus with the splits of one fold, and a split rule that says so."""
+    split_of = {i: name for name, ids in zip(SPLITS, fold[:3], strict=True) for i in ids}
+    utterances = tuple(replace(u, split=split_of[u.id]) for u in corpus.utterances)
+    return replace(corpus, utterances=utterances, split_rule=_fold_rule(corpus, fold), fold=fold.draw)
+
+
+def _fold_rule(corpus: Corpus, fold: Fold) -> str:
+    rule = f"cross-validation: fold {fold.number} of {fold.count} tests, fold {fold.number % fold.count + 1} validates"
+    if any(_FOLD.fullmatch(name) for name in corpus.splits()):
+        return f"{corpus.split_rule}; {rule}" if corpus.split_rule else rule
+    _, grouping = _groups(corpus.utterances, _FEWEST_GROUPS)
+    return f"{rule}; folds drawn by hash (seed {fold.seed}), grouped by {grouping}"
 
 
 def shots(corpus: Corpus, slots: str | Sequence[str] | None, n: int, seed: int = 0) -> Corpus:
@@ -206,7 +225,8 @@ def shots(corpus: Corpus, slots: str | Sequence[str] | None, n: int, seed: int =
             name = ", ".join(str(part) for part in label)
             notices.append(f"'{name}' has {len(members)} training utterances, fewer than {n}")
     utterances = tuple(u for u in corpus.utterances if u.split != "train" or u.id in kept)
-    return replace(corpus, utterances=utterances, notices=(*corpus.notices, *notices))
+    draw = ShotsDraw(n, seed, chosen)
+    return replace(corpus, utterances=utterances, notices=(*corpus.notices, *notices), shots=draw)
 
 
 def require_trainable(corpus: Corpus) -> None:
