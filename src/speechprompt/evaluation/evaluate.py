@@ -98,6 +98,7 @@ def evaluate(
 ) -> Evaluation:
     """Answers, numbers with 95 % intervals, and baselines trained on the corpus's train split.
 
+    The splits are the corpus's own: `as_trained` divides a source as a prompt of one fold or few shots had it.
     Decoding is constrained to each slot's labels; `free` adds the accuracy of the reference's free greedy
     decoding, in which an answer that is no label is wrong. CorpusError when the split is empty or has a label
     that the artifact does not know; UsageError when `free` and its outputs have no end.
