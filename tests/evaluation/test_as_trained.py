@@ -35,7 +35,9 @@ def test_the_fold_and_the_shots_of_training_are_drawn_again(source: Corpus, coun
             trained.shots,
             trained.split_rule,
         )
-        assert f"fold {fold.number} of {count} tests" in found.notices[-1]
+        assert f"fold {fold.draw.number} of {count} tests" in found.notices[-1]
+        turned = replace(source, utterances=source.utterances[::-1])
+        assert splits_of(as_trained(turned, provenance(trained))) == splits_of(trained)
 
 
 def test_a_prompt_of_the_source_as_it_is_leaves_it_so() -> None:

@@ -119,20 +119,12 @@ def _hashed(strata: Mapping[str, set[tuple[str, str]]], seed: int, names: Sequen
 
 
 class Fold(NamedTuple):
-    """Utterance ids of one round of cross-validation, in which fold `number` (from 1) of `count` is tested."""
+    """Utterance ids of one round of cross-validation, and what a prompt trained on it remembers of it."""
 
     train: tuple[str, ...]
     valid: tuple[str, ...]
     test: tuple[str, ...]
-    number: int
-    count: int
-    seed: int
-
-    @property
-    def draw(self) -> FoldDraw:
-        """What a corpus, and a prompt trained on it, remember of the round."""
-        ids = json.dumps([self.train, self.valid, self.test]).encode()
-        return FoldDraw(self.number, self.count, self.seed, hashlib.sha256(ids).hexdigest()[:16])
+    draw: FoldDraw
 
 
 def folds(corpus: Corpus, k: int = 5, seed: int = 0) -> list[Fold]:
@@ -160,7 +152,9 @@ def folds(corpus: Corpus, k: int = 5, seed: int = 0) -> list[Fold]:
     for test in range(k):
         valid = (test + 1) % k
         train = [i for fold in range(k) if fold not in (test, valid) for i in ids[fold]]
-        rounds.append(Fold(tuple(train), tuple(ids[valid]), tuple(ids[test]), test + 1, k, seed))
+        named = json.dumps([sorted(train), sorted(ids[valid]), sorted(ids[test])]).encode()
+        draw = FoldDraw(test + 1, k, seed, hashlib.sha256(named).hexdigest()[:16])
+        rounds.append(Fold(tuple(train), tuple(ids[valid]), tuple(ids[test]), draw))
     return rounds
 
 
@@ -189,10 +183,10 @@ def with_fold(corpus: Corpus, fold: Fold) -> Corpus:
     """The corpus with the splits of one fold, and a split rule that says so."""
     split_of = {i: name for name, ids in zip(SPLITS, fold[:3], strict=True) for i in ids}
     utterances = tuple(replace(u, split=split_of[u.id]) for u in corpus.utterances)
-    return replace(corpus, utterances=utterances, split_rule=_fold_rule(corpus, fold), fold=fold.draw)
+    return replace(corpus, utterances=utterances, split_rule=_fold_rule(corpus, fold.draw), fold=fold.draw)
 
 
-def _fold_rule(corpus: Corpus, fold: Fold) -> str:
+def _fold_rule(corpus: Corpus, fold: FoldDraw) -> str:
     rule = f"cross-validation: fold {fold.number} of {fold.count} tests, fold {fold.number % fold.count + 1} validates"
     if any(_FOLD.fullmatch(name) for name in corpus.splits()):
         return f"{corpus.split_rule}; {rule}" if corpus.split_rule else rule
