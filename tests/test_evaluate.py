@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from speechprompt.errors import CorpusError, UnknownName, UsageError
 from speechprompt.evaluation.evaluate import answers, compare, evaluate, mean_states, run_baselines
+from speechprompt.evaluation.summary import rightness
+from speechprompt.metrics import paired_difference_interval
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
@@ -104,6 +106,19 @@ def test_two_artifacts_on_the_same_rows() -> None:
     other = evaluate(SPOKEN, trained(), CORPUS, split="valid", baselines=())
     with pytest.raises(CorpusError, match="different utterances"):
         compare(first, other)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_difference_of_two_artifacts_is_over_speakers_where_they_are_known(known: bool) -> None:
+    pair = [evaluate(SPOKEN, a, CORPUS, baselines=()) for a in (trained(), untrained())]
+    ours, theirs = (rightness(e.rows) for e in pair)
+    speakers = [f"speaker {int(a) - int(b)}" if known else None for a, b in zip(ours, theirs, strict=True)]
+    first, second = (
+        replace(e, rows=tuple(replace(r, speaker=s) for r, s in zip(e.rows, speakers, strict=True)))
+        for e in pair
+    )
+    groups = speakers if known else None
+    assert compare(first, second, 3).difference == paired_difference_interval(ours, theirs, groups, 3)
 
 
 def test_splits_and_labels_that_are_not_there() -> None:

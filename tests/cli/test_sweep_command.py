@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
-from cli.material import QUICK, Run
+import pytest
+
+from cli.material import QUICK, Run, rewritten
 
 
 def test_a_sweep_leaves_a_table_and_the_best_prompt(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
@@ -25,6 +28,36 @@ def test_a_sweep_leaves_a_table_and_the_best_prompt(run: Run, toy: Path, units: 
     assert shown.code == 0
     assert "4 trials on 12 validation utterances" in shown.out
     assert "too good by selection" in shown.out
+
+
+def test_a_sweep_of_other_labels_is_not_continued(
+    run: Run, toy: Path, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(shutil.copy(units, tmp_path / "source.jsonl"))
+    command = (
+        "sweep",
+        source,
+        "--slots",
+        "word",
+        "--try",
+        "seed=0,1",
+        "--lm",
+        toy,
+        "--out",
+        tmp_path / "a",
+        *QUICK,
+    )
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt("interrupted")
+
+    monkeypatch.setattr("speechprompt.experiments.sweep.finish", interrupted)
+    assert run(*command, "--quiet").code == 130
+    assert run(*command, "--quiet").code == 130  # the same sweep goes on
+    other = {"labels": {"word": "alpha", "length": "short"}}
+    rewritten(source, source, lambda rows: [*rows[:3], rows[3] | other, *rows[4:]])
+    ran = run(*command, "--quiet")
+    assert (ran.code, "left from another sweep" in ran.error) == (1, True)
 
 
 def test_a_wrong_sweep_is_one_line(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ import torch
 from safetensors.torch import load_file
 
 from cli.material import QUICK, Run, rewritten, without_slots
+from speechprompt import Artifact, Corpus, SpokenLM, evaluate
 from speechprompt.prompting import joint, training
+from speechprompt.speech.splits import shots
 from speechprompt.testing import toy_lm
 
 
@@ -276,11 +281,134 @@ def test_finished_folds_are_kept(
         assert same(tmp_path / "whole" / fold, tmp_path / "broken" / fold)
 
 
+def renamed(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"id": f"x{row['id']}"}
+
+
+def relabelled(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"labels": row["labels"] | {"word": "alpha"}}
+
+
+def heard_otherwise(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"units": [(unit + 1) % 20 for unit in row["units"]]}
+
+
+def of_one_speaker(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"speaker": "train_0"}
+
+
+@pytest.mark.parametrize("change", [renamed, relabelled, heard_otherwise, of_one_speaker, "slots", "initial"])
+def test_finished_folds_of_something_else_are_not_kept(
+    run: Run,
+    toy: Path,
+    units: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Any,
+) -> None:
+    from speechprompt.cli import folds
+
+    source = Path(shutil.copy(units, tmp_path / "source.jsonl"))
+    command = ("train", source, "--lm", toy, "--folds", 3, *QUICK, "--out", tmp_path / "cv", "--quiet")
+
+    def stopping(_: object, folder: Any, *rest: Any, **others: Any) -> Any:
+        if folder.out.name == "fold2":
+            raise KeyboardInterrupt("interrupted")
+        return train_resumably(_, folder, *rest, **others)
+
+    train_resumably = folds.train_resumably
+    monkeypatch.setattr(folds, "train_resumably", stopping)
+    more: tuple[object, ...] = ("--slots", "word")
+    assert run(*command, *more).code == 130
+    if change == "slots":
+        more = ()
+    elif change == "initial":
+        more += ("--init-from", trained)
+    else:
+        rewritten(source, source, lambda rows: [*rows[:5], change(rows[5]), *rows[6:]])
+    ran = run(*command, *more)
+    assert (ran.code, "other options or data; delete it" in ran.error) == (1, True), ran.err
+
+
+def test_a_fold_is_scored_on_what_it_did_not_train_on(
+    run: Run, toy: Path, units: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "cv"
+    flags = ("--lm", toy, "--slots", "word", "--shots", 4, "--folds", 3, "--seed", 2, *QUICK, "--quiet")
+    assert run("train", units, *flags, "--out", out).code == 0
+    for fold in json.loads((out / "folds.json").read_text())["folds"]:
+        folder = out / f"fold{fold['fold']}"
+        assert f"fold {fold['fold']} of 3 tests" in (folder / "README.md").read_text()
+        ran = run("evaluate", folder, units, "--lm", toy, "--baselines", "n-gram", "--json")
+        [found] = ran.document["evaluations"]
+        assert found["accuracy"] == fold["accuracy"]
+        assert found["baselines"][0]["accuracy"] == fold["ngram"]
+        assert f"split as in the prompt's training: cross-validation: fold {fold['fold']} of 3" in ran.err
+    both = (
+        "evaluate",
+        out / "fold1",
+        out / "fold2",
+        units,
+        "--lm",
+        toy,
+        "--baselines",
+        "none",
+        "--json",
+        "--quiet",
+    )
+    document = run(*both).document
+    assert (len(document["evaluations"]), document["comparisons"]) == (2, [])
+    assert "different folds" in run(*both, "--ensemble").error
+    fewer = rewritten(units, tmp_path / "fewer.jsonl", lambda rows: rows[:-1])
+    ran = run(
+        "report", out / "fold1", fewer, "--lm", toy, "--baselines", "none", "--out", tmp_path / "r.html"
+    )
+    assert ran.code == 0
+    assert "fold 1 of 3 over other utterances than toy has now, and may have trained" in ran.err
+
+
 def test_shots_and_init_from(run: Run, toy: Path, units: Path, trained: Path, tmp_path: Path) -> None:
     ran = run("train", units, "--lm", toy, "--out", tmp_path / "few", "--slots", "word", "--shots", 2,
               "--init-from", trained, "--json", "--quiet", *QUICK)  # fmt: skip
     assert ran.code == 0, ran.err
     assert ran.document["corpus"]["utterances"]["train"] == 6
+
+
+def test_baselines_learn_from_the_shots_of_the_prompt(
+    run: Run, toy: Path, units: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "few"
+    flags = ("--slots", "word", "--shots", 2, "--seed", 3, "--quiet", *QUICK)
+    assert run("train", units, "--lm", toy, "--out", out, *flags).code == 0
+    ran = run("evaluate", out, units, "--lm", toy, "--json", "--quiet")
+    [found] = ran.document["evaluations"]
+    lm = SpokenLM.load(toy)
+    few = shots(Corpus.read(units, ["word"]), None, 2, 3)
+    expected = evaluate(lm, Artifact.load(out, lm), few)
+    assert [b["accuracy"] for b in found["baselines"]] == [asdict(b.accuracy) for b in expected.baselines]
+    assert found["baselines"][0]["trained_parameters"] == expected.baselines[0].trained_parameters
+    assert "Shots: 2 training utterances a label, seed 3" in (out / "README.md").read_text()
+    assert "2 a label, seed 3" in run("show", out).out
+
+
+def test_every_seed_and_task_draws_its_own_shots(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    flags = ("--lm", toy, "--shots", 2, "--quiet", *QUICK, "--out")
+    command = ("train", units, "--task", "word", "--task", "word,length", "--seed", "0,1", *flags)
+    assert run(*command, tmp_path / "many").code == 0
+    for task, seed in itertools.product(("word", "word,length"), (0, 1)):
+        alone, together = tmp_path / f"{task}-{seed}", f"{task.replace(',', '+')}_seed-{seed}"
+        assert run("train", units, "--slots", task, "--seed", seed, *flags, alone).code == 0
+        pair = [
+            json.loads((one / "metrics.json").read_text()) for one in (alone, tmp_path / "many" / together)
+        ]
+        assert pair[0]["valid"]["loss"] == pytest.approx(pair[1]["valid"]["loss"], abs=1e-4)
+        pair = [
+            json.loads((one / "prompt_config.json").read_text())
+            for one in (alone, tmp_path / "many" / together)
+        ]
+        assert pair[0]["corpus"] == pair[1]["corpus"]
+        assert pair[0]["corpus"]["shots"] == {"count": 2, "seed": seed, "slots": task.split(",")}
 
 
 def test_an_artifact_of_another_lm_is_refused(run: Run, units: Path, trained: Path, tmp_path: Path) -> None:

@@ -133,6 +133,27 @@ def test_several_label_columns(tmp_path: Path) -> None:
         read_corpus(path, slots=["acton"])
 
 
+def manifest_without_splits(folder: Path, stated: str | None = None) -> Path:
+    """Thirty rows whose labels of two slots are rare enough that drawn splits are repaired."""
+    rows: list[dict[str, object]] = [{"manifest": 1, "name": "two"}]
+    for i in range(30):
+        labels = {"action": f"a{i % 6}", "object": f"o{i % 10}"}
+        rows.append({"id": f"u{i}", "units": [i], "labels": labels} | ({"split": stated} if stated else {}))
+    return table(folder, "".join(json.dumps(row) + "\n" for row in rows), "m.jsonl")
+
+
+@pytest.mark.parametrize("stated", [None, "train"])
+def test_drawn_splits_do_not_depend_on_the_slots_that_are_read(tmp_path: Path, stated: str | None) -> None:
+    path = manifest_without_splits(tmp_path, stated)
+    whole = read_corpus(path)
+    for slots in (["action"], ["object"], ["object", "action"]):
+        part = read_corpus(path, slots)
+        assert [(u.id, u.split) for u in part.utterances] == [(u.id, u.split) for u in whole.utterances]
+        assert part.split_rule == whole.split_rule
+        assert list(part.slots) == list(part.utterances[0].labels) == slots
+    assert "labels of action and object" in whole.notices[0]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

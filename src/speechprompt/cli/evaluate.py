@@ -70,7 +70,8 @@ def evaluate(
     """Accuracy of prompts on a split, with 95 % intervals, beside baselines trained on the train split.
 
     The difference to a baseline is paired: it is taken on the same utterances. Two prompts for the same slots
-    are compared with McNemar's test. An ensemble answers with the mean log-probability of its prompts.
+    are compared with McNemar's test. An ensemble answers with the mean log-probability of its prompts. A prompt of
+    train --folds is scored on its own fold, and the baselines of one of train --shots learn from the same shots.
     """
     names = baseline_names(baselines)
     if ensemble and len(things) < 3:
@@ -81,6 +82,10 @@ def evaluate(
         )
     *folders, source = things
     spoken_lm, artifacts = open_artifacts([Path(folder) for folder in folders], lm, device, dtype, threads)
+    if ensemble and any(_fold(one) != _fold(artifacts[0]) for one in artifacts):
+        raise UsageError(
+            "prompts of different folds are tested on different utterances; leave --ensemble out"
+        )
     evaluations = []
     for artifact in artifacts:
         corpus = corpus_for(terminal, spoken_lm, artifact, source, split, split_field, bool(names))
@@ -96,6 +101,11 @@ def evaluate(
     }
     parts = [part for evaluation in evaluations for part in parts_of(evaluation)]
     terminal.show(document, *parts, *map(_sentence, comparisons))
+
+
+def _fold(artifact: Artifact) -> Any:
+    """The fold of its corpus that the prompt is tested on, None for a prompt of no cross-validation."""
+    return artifact.config.corpus.get("fold")
 
 
 def baseline_names(text: str) -> list[str]:
@@ -120,11 +130,16 @@ def corpus_for(
 ) -> Corpus:
     """The source's slots that a prompt answers, with units, cut down to the splits that scoring needs.
 
+    A prompt of one fold, or of a few shots, has that fold and those shots drawn again; notices say what could not be.
     ArtifactError when audio would be encoded by another tokenizer than the prompt was trained with.
     """
+    from speechprompt.evaluation.as_trained import as_trained
     from speechprompt.prompting.artifact import check_tokenizer
 
     corpus = read_source(source, terminal, list(artifact.config.slots), split_field)
+    corpus = as_trained(corpus, artifact.config.corpus)
+    for notice in corpus.notices:
+        terminal.notice(notice)
     training = [name for name in ("train", "valid") if with_baselines and corpus.split(name)]
     corpus = only_splits(corpus, dict.fromkeys([*training, split]))
     if any(utterance.units is None for utterance in corpus.utterances):
@@ -169,13 +184,14 @@ def together(
 
 
 def compared(evaluations: Sequence[Evaluation], seed: int = 0) -> list[Comparison]:
-    """Every two prompts that answer the same slots."""
+    """Every two prompts that answer the same slots of the same utterances."""
     from speechprompt.evaluation.evaluate import compare
 
+    asked = [(e.numbers.slots.keys(), [row.id for row in e.rows]) for e in evaluations]
     return [
-        compare(one, two, seed)
-        for one, two in combinations(evaluations, 2)
-        if one.numbers.slots.keys() == two.numbers.slots.keys()
+        compare(evaluations[i], evaluations[j], seed)
+        for i, j in combinations(range(len(evaluations)), 2)
+        if asked[i] == asked[j]
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from speechprompt.spoken_lm import SpokenLM
 
 NUMBERS = "folds.json"
+DESCRIPTION = "rounds.json"
+"""Beside the rounds while they are trained: what they are trained on."""
 
 
 def check_folds_output(out: Path, force: bool) -> None:
@@ -61,21 +63,25 @@ def train_folds(
     """Train and test every round; the result as JSON and as what is printed.
 
     Finished rounds stay in `OUT.run`, so that the same command goes on after them. UsageError or CorpusError
-    when the corpus cannot be divided so.
+    when the corpus cannot be divided so; ArtifactError when the rounds there are of other options or data.
     """
+    from speechprompt.prompting.artifact import Artifact
     from speechprompt.speech.splits import folds, require_trainable, with_fold
 
-    rounds = [few(with_fold(corpus, fold), shots, options.seed) for fold in folds(corpus, count)]
+    drawn = folds(corpus, count)
+    rounds = [few(with_fold(corpus, fold), shots, options.seed) for fold in drawn]
     for one in rounds:
         require_trainable(one)
     work = RunFolder(out).path
+    described = _described(corpus, spoken_lm, options, shots, initial)
+    _check_left(work, {**described, "folds": [fold.draw.digest for fold in drawn]})
     evaluations = []
     for number, one in enumerate(rounds, start=1):
         folder = work / f"fold{number}"
-        artifact = _finished(folder, one, spoken_lm, options)
-        if artifact is None:
+        if not folder.exists():
             terminal.say(f"fold {number} of {count}")
-            artifact = _train(terminal, folder, one, spoken_lm, options, initial)
+            train_resumably(terminal, RunFolder(folder), one, spoken_lm, options, initial)
+        artifact = Artifact.load(folder, spoken_lm)
         evaluations.append(_evaluate(spoken_lm, artifact, one, number))
     pooled = _pooled(evaluations)
     document = _document(out, evaluations, pooled)
@@ -83,37 +89,43 @@ def train_folds(
     if force and out.exists():
         shutil.rmtree(out)
     work.replace(out)
+    (out / DESCRIPTION).unlink()
     return document, _parts(out, evaluations, pooled)
 
 
-def _finished(folder: Path, corpus: Corpus, spoken_lm: SpokenLM, options: TrainingOptions) -> Artifact | None:
-    """The prompt of a round that an interrupted command finished with the same options and corpus."""
-    from speechprompt.prompting.artifact import Artifact
-    from speechprompt.prompting.finishing import provenance
-
-    if not folder.exists():
-        return None
-    artifact = Artifact.load(folder, spoken_lm)
-    same = artifact.config.options == options.model_dump(mode="json")
-    if same and artifact.config.corpus == provenance(corpus):
-        return artifact
-    raise ArtifactError(
-        f"{folder.parent} is left from a run with other options; delete it, or choose another --out"
-    )
-
-
-def _train(
-    terminal: Terminal,
-    folder: Path,
+def _described(
     corpus: Corpus,
     spoken_lm: SpokenLM,
     options: TrainingOptions,
+    shots: int | None,
     initial: Artifact | None,
-) -> Artifact:
-    from speechprompt.prompting.artifact import Artifact
+) -> dict[str, Any]:
+    """All that the rounds' prompts depend on besides the folds themselves."""
+    from speechprompt.prompting.artifact import content_hash
+    from speechprompt.speech.digests import corpus_digest
 
-    train_resumably(terminal, RunFolder(folder), corpus, spoken_lm, options, initial)
-    return Artifact.load(folder, spoken_lm)
+    started = None if initial is None or initial.path is None else content_hash(initial.path)
+    return {
+        "lm_fingerprint": spoken_lm.lm.fingerprint,
+        "corpus": corpus.name,
+        "corpus_digest": corpus_digest(corpus),
+        "options": options.model_dump(mode="json"),
+        "shots": shots,
+        "initial": started,
+    }
+
+
+def _check_left(work: Path, described: Mapping[str, Any]) -> None:
+    """Write down what the rounds are trained on. ArtifactError when others, or unknown ones, are there."""
+    description = work / DESCRIPTION
+    text = json.dumps(described, indent=2, sort_keys=True) + "\n"
+    known = description.read_text(encoding="utf-8") if description.exists() else None
+    if known != text and any(work.glob("fold*")):
+        raise ArtifactError(
+            f"{work} is left from a run with other options or data; delete it, or choose another --out"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    description.write_text(text, encoding="utf-8")
 
 
 def _evaluate(spoken_lm: SpokenLM, artifact: Artifact, corpus: Corpus, number: int) -> tuple[Evaluation, Any]:

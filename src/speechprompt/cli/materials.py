@@ -147,8 +147,8 @@ def trainable(corpus: Corpus, folds: int | None) -> Corpus:
     return corpus
 
 
-def few(corpus: Corpus, shots: int | None, seed: int) -> Corpus:
-    """The corpus with so many training utterances a label; all of them without `shots`."""
+def few(corpus: Corpus, shots: int | None, seed: int, slots: Sequence[str] | None = None) -> Corpus:
+    """The corpus with so many training utterances a label (of `slots`, or all); the corpus itself without `shots`."""
     from speechprompt.speech.splits import shots as drawn
 
-    return corpus if shots is None else drawn(corpus, None, shots, seed)
+    return corpus if shots is None else drawn(corpus, slots, shots, seed)

@@ -51,6 +51,7 @@ def _parts(folder: Path, config: PromptConfig, metrics: Mapping[str, Any]) -> li
         "abstains": _abstention(config.threshold, metrics),
         "licence": corpus.get("licence"),
         "splits": corpus.get("split_rule"),
+        "shots": _shots(corpus.get("shots")),
         "made with": ", ".join(f"{name} {version}" for name, version in config.versions.items()),
     }
     slots = [(slot, len(labels), _listed(labels)) for slot, labels in config.slots.items()]
@@ -59,6 +60,11 @@ def _parts(folder: Path, config: PromptConfig, metrics: Mapping[str, Any]) -> li
     if numbers:
         parts += [table(("split", "accuracy", ""), numbers), ""]
     return [*parts, "training options", pairs({f"  {k.replace('_', '-')}": v for k, v in options.items()})]
+
+
+def _shots(draw: object) -> str | None:
+    """How many utterances trained the prompt, where they were few by choice."""
+    return f"{draw.get('count')} a label, seed {draw.get('seed')}" if isinstance(draw, Mapping) else None
 
 
 def _abstention(threshold: float, metrics: Mapping[str, Any]) -> str | None:

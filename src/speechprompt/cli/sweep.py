@@ -139,12 +139,14 @@ def _described(
 ) -> dict[str, Any]:
     """What a sweep's file says it was made of; a sweep of anything else is not continued."""
     from speechprompt.prompting.finishing import provenance
+    from speechprompt.speech.digests import corpus_digest
 
     return {
         "source": source,
         "spoken_lm": spoken_lm.name,
         "lm_fingerprint": spoken_lm.lm.fingerprint,
         "corpus": provenance(corpus),
+        "corpus_digest": corpus_digest(corpus),
         "slots": list(corpus.slots),
         **searched,
         "options": options.model_dump(mode="json"),

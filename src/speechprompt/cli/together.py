@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechprompt.cli.materials import few
 from speechprompt.cli.terminal import Terminal, percent, table
 from speechprompt.cli.training_options import NOTHING
 from speechprompt.cli.training_run import RunFolder
@@ -54,9 +55,13 @@ def jobs_of(
     tasks: Sequence[Sequence[str]],
     options: TrainingOptions,
     choices: Mapping[str, Sequence[Any]],
+    shots: int | None = None,
     initial: Artifact | None = None,
 ) -> list[Job]:
-    """A job for each corpus, task (all slots together without any) and combination of choices, named by these."""
+    """A job for each corpus, task (all slots together without any) and combination of choices, named by these.
+
+    With `shots` each trains on the few that its own task and seed draw; jobs that draw the same share a corpus.
+    """
     from speechprompt.prompting.joint import Job, variants_of
     from speechprompt.prompting.task import Task
 
@@ -65,11 +70,13 @@ def jobs_of(
     for corpus in corpora:
         for slots in tasks or [list(corpus.slots)]:
             task = Task.of_corpus(corpus, slots)
+            seeds = dict.fromkeys(resolved.seed for _, resolved in variants)
+            drawn = {seed: few(corpus, shots, seed, slots) for seed in seeds}
             for variant, resolved in variants:
                 several_here = len(corpora) == 1 or len(tasks) > 1
                 parts = [corpus.name] * (len(corpora) > 1) + [task.name] * several_here + [variant]
                 name = "_".join(part for part in parts if part).replace("/", "-")
-                jobs.append(Job(name, corpus, task, resolved, initial))
+                jobs.append(Job(name, drawn[resolved.seed], task, resolved, initial))
     return jobs
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,6 @@ from speechprompt.cli.commands import (
 )
 from speechprompt.cli.materials import (
     encoded,
-    few,
     only_splits,
     open_spoken_lm,
     read_source,
@@ -40,6 +40,8 @@ from speechprompt.errors import UsageError
 
 if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
+    from speechprompt.prompting.joint import Job
+    from speechprompt.spoken_lm import SpokenLM
 
 Recipe = Annotated[
     str, typer.Option("--recipe", metavar="default|paper", help="Named set of training options.")
@@ -131,18 +133,28 @@ def train(
         terminal.show(document, *parts)
         return
     has_test = bool(corpora[0].split("test"))
-    corpora = [only_splits(few(one, shots, options.seed), ("train", "valid")) for one in corpora]
+    corpora = [only_splits(one, ("train", "valid")) for one in corpora]
     asked = [names_of(task) or [] for task in tasks or ()]
     # wrong slots and values fail before anything is encoded
-    variants = [job.options for job in jobs_of(corpora, asked, options, choices)]
-    corpora = [encoded(one, spoken_lm, terminal, skip_unreadable) for one in corpora]
-    corpora = [with_copies(one, spoken_lm, terminal, variants) for one in corpora]
+    jobs = jobs_of(corpora, asked, options, choices, shots, initial)
+    jobs = _encoded(jobs, spoken_lm, terminal, skip_unreadable)
     if several:
-        jobs = jobs_of(corpora, asked, options, choices, initial)
         train_together(terminal, jobs, spoken_lm, out, force)
         return
-    artifact = train_resumably(terminal, RunFolder(out), corpora[0], spoken_lm, options, initial, force)
+    artifact = train_resumably(terminal, RunFolder(out), jobs[0].corpus, spoken_lm, options, initial, force)
     terminal.show(document_of(artifact, out), *_parts(artifact, out, sources[0], lm, has_test))
+
+
+def _encoded(
+    jobs: Sequence[Job], spoken_lm: SpokenLM, terminal: Terminal, skip_unreadable: bool
+) -> list[Job]:
+    """The jobs with units and copies at other speeds; those that share a corpus still do."""
+    variants = [job.options for job in jobs]
+    corpora = {id(job.corpus): job.corpus for job in jobs}
+    for key, corpus in corpora.items():
+        found = encoded(corpus, spoken_lm, terminal, skip_unreadable)
+        corpora[key] = with_copies(found, spoken_lm, terminal, variants)
+    return [replace(job, corpus=corpora[id(job.corpus)]) for job in jobs]
 
 
 def _check_output(out: Path, force: bool, folds: int | None, several: bool) -> None:

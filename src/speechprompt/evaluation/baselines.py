@@ -1,7 +1,7 @@
 """What a prompt has to beat: the majority label, unit n-grams, and a linear probe on hidden states.
 
-All of them train on the utterances that the prompt trains on and answer the ones it answers. They know units,
-features and labels; they do not know corpora or language models.
+All of them train on the utterances that the prompt trains on (`as_trained` draws its few shots again) and answer the
+ones it answers. They know units, features and labels; they do not know corpora or language models.
 """
 
 from __future__ import annotations

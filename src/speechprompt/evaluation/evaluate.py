@@ -26,6 +26,7 @@ from speechprompt.evaluation.summary import (
     AnsweredUtterance,
     SlotAnswer,
     TaskEvaluation,
+    interval_groups,
     rightness,
     summarise,
 )
@@ -97,6 +98,7 @@ def evaluate(
 ) -> Evaluation:
     """Answers, numbers with 95 % intervals, and baselines trained on the corpus's train split.
 
+    The splits are the corpus's own: `as_trained` divides a source as a prompt of one fold or few shots had it.
     Decoding is constrained to each slot's labels; `free` adds the accuracy of the reference's free greedy
     decoding, in which an answer that is no label is wrong. CorpusError when the split is empty or has a label
     that the artifact does not know; UsageError when `free` and its outputs have no end.
@@ -226,8 +228,12 @@ def mean_states(lm: UnitLM, units: Sequence[Units]) -> NDArray[np.float32]:
 
 
 def compare(first: Evaluation, second: Evaluation, seed: int = 0) -> Comparison:
-    """McNemar's test between two artifacts evaluated on the same rows. CorpusError when the rows differ."""
+    """McNemar's test between two artifacts evaluated on the same rows, and their difference with its interval.
+
+    The interval is over speakers where they are known, as each artifact's own. CorpusError when the rows differ.
+    """
     if [row.id for row in first.rows] != [row.id for row in second.rows]:
         raise CorpusError(f"'{first.name}' and '{second.name}' were evaluated on different utterances")
     a, b = rightness(first.rows), rightness(second.rows)
-    return Comparison(first.name, second.name, mcnemar(a, b), paired_difference_interval(a, b, seed=seed))
+    groups = interval_groups([row.speaker for row in first.rows])
+    return Comparison(first.name, second.name, mcnemar(a, b), paired_difference_interval(a, b, groups, seed))

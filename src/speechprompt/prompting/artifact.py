@@ -62,7 +62,9 @@ class PromptConfig(BaseModel):
     options: dict[str, Any] = Field(description="every training option, resolved")
     seed: int
     versions: dict[str, str]
-    corpus: dict[str, Any] = Field(description="name, licence, citation, split rule, utterances a split")
+    corpus: dict[str, Any] = Field(
+        description="name, licence, citation, split rule, utterances a split; the fold and the shots drawn, if any"
+    )
 
     @property
     def calibration(self) -> Calibration:
@@ -336,6 +338,8 @@ def model_card(config: PromptConfig, metrics: Mapping[str, Any]) -> str:
     if corpus.get("citation"):
         lines += [f"- Citation: {corpus['citation']}"]
     lines += [f"- Splits: {corpus.get('split_rule') or 'as read'}"]
+    if isinstance(shots := corpus.get("shots"), Mapping):
+        lines += [f"- Shots: {shots.get('count')} training utterances a label, seed {shots.get('seed')}"]
     for split, numbers in metrics.items():
         if isinstance(numbers, Mapping) and "accuracy" in numbers:
             accuracy = numbers["accuracy"]

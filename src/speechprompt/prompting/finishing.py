@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,14 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
 def provenance(corpus: Corpus) -> dict[str, Any]:
     """What an artifact remembers of its corpus."""
     counts: Mapping[str, int] = {s: len(corpus.split(s)) for s in ("train", "valid", "test")}
+    draws = {"fold": corpus.fold, "shots": corpus.shots}
     return {
         "name": corpus.name,
         "licence": corpus.licence,
         "citation": corpus.citation,
         "split_rule": corpus.split_rule,
         "utterances": dict(counts),
+        **{name: asdict(draw) for name, draw in draws.items() if draw is not None},
     }
 
 

@@ -22,6 +22,7 @@ from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.losses import EntryLoss, label_losses, published_loss
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.speech.buckets import length_buckets
+from speechprompt.speech.digests import unit_bytes
 from speechprompt.speech.units import Units
 
 Event = Mapping[str, Any]
@@ -219,9 +220,7 @@ def _identity(lm: UnitLM, runs: Sequence[Run]) -> str:
 def _digest(examples: Examples) -> str:
     digest = hashlib.sha256(examples.targets.numpy().tobytes())
     for units in examples.units:
-        digest.update(f"{len(units)} ".encode() + units.ids.tobytes())
-        for stream in (units.durations, units.f0):
-            digest.update(b"-" if stream is None else stream.tobytes())
+        digest.update(unit_bytes(units))
     return digest.hexdigest()
 
 

@@ -39,12 +39,35 @@ class Utterance:
 
 
 @dataclass(frozen=True, slots=True)
+class FoldDraw:
+    """The round of cross-validation that a corpus's splits are: fold `number`, from 1, of `count` is its test split.
+
+    `seed` drew the folds; `digest` is a hash of the ids in each split.
+    """
+
+    number: int
+    count: int
+    seed: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShotsDraw:
+    """How a corpus's train split was thinned: `count` utterances for each combination of labels of `slots`."""
+
+    count: int
+    seed: int
+    slots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Corpus:
     """Utterances with splits and labels.
 
     `slots` maps slot to its ordered labels. `tokenizer` names what made the units, if rows carry units.
     `notices` are the lines a user should be told (splits drawn here, rows skipped). `header` keeps the
-    manifest's header keys that this class does not know.
+    manifest's header keys that this class does not know. `fold` and `shots` are what was drawn of a whole corpus;
+    a manifest, which states its splits, does not hold them.
     """
 
     name: str
@@ -56,6 +79,8 @@ class Corpus:
     split_rule: str | None = None
     notices: tuple[str, ...] = ()
     header: Mapping[str, Any] = field(default_factory=dict)
+    fold: FoldDraw | None = None
+    shots: ShotsDraw | None = None
 
     @classmethod
     def read(

@@ -25,7 +25,8 @@ def read_corpus(
     split folders or not); a folder with metadata.csv; a csv or tsv; a NeMo manifest (.jsonl, .json);
     `hf:owner/name[:config]`, or `owner/name` where no such path exists. `slots` picks and orders the label
     slots. `split_field` names the field that holds the split. `seed` draws the splits that are missing; a
-    notice says so.
+    notice says so. The draw looks at all labels, whichever slots are picked; of a table, a NeMo manifest or a data
+    set only the fields that `slots` names are labels, so there the same draw takes the same slots.
     CorpusError, one line with file and line number: material that contradicts itself. UnknownName: a slot
     that does not exist. Side effects: only a data set id downloads and writes.
     """

@@ -54,7 +54,7 @@ class Source:
 
 
 def assemble(source: Source, rows: Iterable[Row], slots: Sequence[str] | None, seed: int) -> Corpus:
-    """Check rows, name their splits, draw the missing ones, and keep the slots asked for.
+    """Check rows, name their splits, draw the missing ones over all labels, and only then keep the slots asked for.
 
     CorpusError naming file and line: a duplicate id, an unknown or missing split, a label or slot that
     the header lacks, no utterances. UnknownName: a slot asked for that does not exist.
@@ -97,7 +97,8 @@ def assemble(source: Source, rows: Iterable[Row], slots: Sequence[str] | None, s
         (*source.notices, *splits.notices()),
         source.header,
     )
-    return _with_drawn_splits(corpus if slots is None else _with_slots(corpus, slots, lines, source), seed)
+    corpus = _with_drawn_splits(corpus, seed)
+    return corpus if slots is None else _with_slots(corpus, slots, lines, source)
 
 
 class _SplitNames:

@@ -6,6 +6,7 @@ Everything here is drawn by hashing names with a seed, so it does not depend on 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from speechprompt.errors import CorpusError, UnknownName, UsageError
-from speechprompt.speech.manifest import Corpus, Utterance
+from speechprompt.speech.manifest import Corpus, FoldDraw, ShotsDraw, Utterance
 
 SPLITS = ("train", "valid", "test")
 DRAWN_SHARE = 0.1  # of valid and of test, each
@@ -59,7 +60,9 @@ def draw_splits(
     shares = " and ".join(f"{DRAWN_SHARE:.0%} {name}" for name in names)
     empty = [name for name in names if name not in split_of.values()]
     rest = f"; too few for {' and '.join(empty)}" if empty else ""
-    return drawn, f"{shares} drawn by hash (seed {seed}), grouped by {grouping}{rest}"
+    slots = sorted({slot for utterance in utterances for slot in utterance.labels})
+    kept = f", for the labels of {' and '.join(slots)}" if len(slots) > 1 else ""
+    return drawn, f"{shares} drawn by hash (seed {seed}), grouped by {grouping}{kept}{rest}"
 
 
 def _groups(utterances: Iterable[Utterance], fewest: int) -> tuple[list[str], str]:
@@ -116,11 +119,12 @@ def _hashed(strata: Mapping[str, set[tuple[str, str]]], seed: int, names: Sequen
 
 
 class Fold(NamedTuple):
-    """Utterance ids of one round of cross-validation."""
+    """Utterance ids of one round of cross-validation, and what a prompt trained on it remembers of it."""
 
     train: tuple[str, ...]
     valid: tuple[str, ...]
     test: tuple[str, ...]
+    draw: FoldDraw
 
 
 def folds(corpus: Corpus, k: int = 5, seed: int = 0) -> list[Fold]:
@@ -148,7 +152,9 @@ def folds(corpus: Corpus, k: int = 5, seed: int = 0) -> list[Fold]:
     for test in range(k):
         valid = (test + 1) % k
         train = [i for fold in range(k) if fold not in (test, valid) for i in ids[fold]]
-        rounds.append(Fold(tuple(train), tuple(ids[valid]), tuple(ids[test])))
+        named = json.dumps([sorted(train), sorted(ids[valid]), sorted(ids[test])]).encode()
+        draw = FoldDraw(test + 1, k, seed, hashlib.sha256(named).hexdigest()[:16])
+        rounds.append(Fold(tuple(train), tuple(ids[valid]), tuple(ids[test]), draw))
     return rounds
 
 
@@ -174,9 +180,18 @@ def _stratified(corpus: Corpus, k: int, seed: int) -> list[int]:
 
 
 def with_fold(corpus: Corpus, fold: Fold) -> Corpus:
-    """The corpus with the splits of one fold."""
-    split_of = {i: name for name, ids in zip(SPLITS, fold, strict=True) for i in ids}
-    return replace(corpus, utterances=tuple(replace(u, split=split_of[u.id]) for u in corpus.utterances))
+    """The corpus with the splits of one fold, and a split rule that says so."""
+    split_of = {i: name for name, ids in zip(SPLITS, fold[:3], strict=True) for i in ids}
+    utterances = tuple(replace(u, split=split_of[u.id]) for u in corpus.utterances)
+    return replace(corpus, utterances=utterances, split_rule=_fold_rule(corpus, fold.draw), fold=fold.draw)
+
+
+def _fold_rule(corpus: Corpus, fold: FoldDraw) -> str:
+    rule = f"cross-validation: fold {fold.number} of {fold.count} tests, fold {fold.number % fold.count + 1} validates"
+    if any(_FOLD.fullmatch(name) for name in corpus.splits()):
+        return f"{corpus.split_rule}; {rule}" if corpus.split_rule else rule
+    _, grouping = _groups(corpus.utterances, _FEWEST_GROUPS)
+    return f"{rule}; folds drawn by hash (seed {fold.seed}), grouped by {grouping}"
 
 
 def shots(corpus: Corpus, slots: str | Sequence[str] | None, n: int, seed: int = 0) -> Corpus:
@@ -204,7 +219,8 @@ def shots(corpus: Corpus, slots: str | Sequence[str] | None, n: int, seed: int =
             name = ", ".join(str(part) for part in label)
             notices.append(f"'{name}' has {len(members)} training utterances, fewer than {n}")
     utterances = tuple(u for u in corpus.utterances if u.split != "train" or u.id in kept)
-    return replace(corpus, utterances=utterances, notices=(*corpus.notices, *notices))
+    draw = ShotsDraw(n, seed, chosen)
+    return replace(corpus, utterances=utterances, notices=(*corpus.notices, *notices), shots=draw)
 
 
 def require_trainable(corpus: Corpus) -> None:

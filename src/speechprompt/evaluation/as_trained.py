@@ -1,0 +1,61 @@
+"""A source divided as it was when a prompt was trained on it: the same fold, and the same few shots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from speechprompt.errors import CorpusError, UsageError
+from speechprompt.evaluation.summary import read_json
+from speechprompt.speech.manifest import Corpus, FoldDraw, ShotsDraw
+from speechprompt.speech.splits import folds, shots, with_fold
+
+_MAY_LEAK = "and may have trained on utterances that are scored here"
+
+
+def as_trained(corpus: Corpus, provenance: Mapping[str, Any]) -> Corpus:
+    """A whole source with the splits and the shots of a prompt's training, which `PromptConfig.corpus` remembers.
+
+    What cannot be drawn again stays as the source has it, with a notice more. WorkError: a damaged provenance.
+    """
+    fold, few = provenance.get("fold"), provenance.get("shots")
+    if fold is not None:
+        corpus = _with_fold(corpus, read_json(FoldDraw, fold))
+    elif _is_split_otherwise(corpus, provenance):
+        rule = provenance.get("split_rule") or "as read"
+        corpus = _noticing(corpus, f"the prompt was trained on other splits ({rule}) {_MAY_LEAK}")
+    return corpus if few is None else _with_shots(corpus, read_json(ShotsDraw, few))
+
+
+def _with_fold(corpus: Corpus, draw: FoldDraw) -> Corpus:
+    """The fold drawn again; only one of exactly the same utterances is the prompt's."""
+    try:
+        rounds = folds(corpus, draw.count, draw.seed)
+    except (CorpusError, UsageError):
+        rounds = []
+    for fold in rounds:
+        if fold.draw == draw:
+            corpus = with_fold(corpus, fold)
+            return _noticing(corpus, f"split as in the prompt's training: {corpus.split_rule}")
+    whose = f"the prompt is of fold {draw.number} of {draw.count} over other utterances"
+    return _noticing(corpus, f"{whose} than {corpus.name} has now, {_MAY_LEAK}")
+
+
+def _is_split_otherwise(corpus: Corpus, provenance: Mapping[str, Any]) -> bool:
+    """Whether the prompt was trained on the same corpus under another rule; a corpus of tests alone has no rule."""
+    same = provenance.get("name") == corpus.name and "train" in corpus.splits()
+    return same and provenance.get("split_rule") != corpus.split_rule
+
+
+def _with_shots(corpus: Corpus, draw: ShotsDraw) -> Corpus:
+    if "train" not in corpus.splits():
+        return corpus
+    if set(draw.slots) <= set(corpus.slots):
+        return shots(corpus, draw.slots, draw.count, draw.seed)
+    text = f"the prompt trained on {draw.count} utterances a label of {', '.join(draw.slots)}"
+    return _noticing(corpus, f"{text}; the baselines train on the whole train split")
+
+
+def _noticing(corpus: Corpus, notice: str) -> Corpus:
+    return replace(corpus, notices=(*corpus.notices, notice))
