@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -96,9 +95,7 @@ def train_together(
         rows.append({"prompt": job.name, "task": job.task.name, "options": _changes(job, jobs), **valid})
     document = {"out": str(out), "spoken_lm": spoken_lm.name, "training_seconds": seconds, "prompts": rows}
     (folder.path / RUNS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    if out.exists():
-        shutil.rmtree(out)
-    folder.path.replace(out)
+    folder.become_output()
     shown = [(row["prompt"], percent(row["accuracy"]), f"{row['loss']:.3f}", row["step"]) for row in rows]
     terminal.show(
         document,

@@ -42,7 +42,7 @@ def train_jobs(
 ) -> list[Artifact]:
     """Train every job in one run over the bank; each ends as it would alone, up to rounding.
 
-    UsageError when two jobs share a name; other errors as `train`. Side effects: `checkpoint` while training.
+    UsageError when two jobs share a name; other errors as `train`. Side effects: `checkpoint`, as `train`.
     """
     if len({job.name for job in jobs}) < len(jobs):
         raise UsageError("two prompts of one run share a name; give their tasks or options other names")

@@ -30,7 +30,8 @@ def train(
     """Train one prompt on a corpus's train split, chosen on its valid split.
 
     `slots` default to all of the corpus's; `initial` starts from another artifact's vectors. Errors: those of
-    the corpus, its audio and training itself. Side effects: the unit store, and `checkpoint` while training.
+    the corpus, its audio and training itself. Side effects: the unit store, and `checkpoint`, a file that is left
+    for the caller to remove once the artifact is saved (`remove_checkpoint`).
     """
     return train_many(
         corpus, spoken_lm, slots, [options or TrainingOptions()],
