@@ -86,12 +86,22 @@ def read_source(
     return corpus
 
 
-def encoded(corpus: Corpus, spoken_lm: SpokenLM, terminal: Terminal, skip_unreadable: bool = False) -> Corpus:
-    """The corpus with units for every utterance that is kept; tells progress, notices and what was skipped."""
+def encoded(
+    corpus: Corpus,
+    spoken_lm: SpokenLM,
+    terminal: Terminal,
+    skip_unreadable: bool = False,
+    any_length: bool = False,
+) -> Corpus:
+    """The corpus with units for every utterance that is kept; tells progress, notices and what was skipped.
+
+    Utterances that are too long for the LM count as unreadable, unless `any_length`.
+    """
     from speechprompt.encoding import encode_corpus
 
+    most = None if any_length else spoken_lm.lm.max_units
     with terminal.progress("encoding") as progress:
-        found = encode_corpus(corpus, spoken_lm, listener=progress.update, skip_unreadable=skip_unreadable)
+        found = encode_corpus(corpus, spoken_lm, None, progress.update, skip_unreadable, most)
     for notice in found.notices:
         terminal.notice(notice)
     for identity, reason in found.skipped.items():

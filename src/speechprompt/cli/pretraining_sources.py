@@ -113,7 +113,7 @@ def _with_units(
         bare if split_fields is None else _training(replace(corpus, utterances=tuple(bare)), split_fields)
     )
     audio = replace(corpus, utterances=tuple(wanted), tokenizer=None)
-    heard = encoded(audio, _only_tokenizer(tokenizer), terminal, skip_unreadable=True)
+    heard = encoded(audio, _only_tokenizer(tokenizer), terminal, skip_unreadable=True, any_length=True)
     units = tuple(u for u in corpus.utterances if u.units is not None)
     return replace(corpus, utterances=(*units, *heard.utterances), tokenizer=tokenizer.name)
 

@@ -106,7 +106,7 @@ def encode(
     check_writable(out)
     corpus = read_source(source, terminal, split_field=split_field)
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
-    corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
+    corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable, any_length=True)
     write_manifest(corpus, out, force)
     units = sum(len(u.units) for u in corpus.utterances if u.units is not None)
     document = {
@@ -129,6 +129,7 @@ def baseline(
     split: SplitName = "test",
     slots: SlotNames = None,
     split_field: SplitField = "split",
+    skip_unreadable: SkipUnreadable = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -152,7 +153,7 @@ def baseline(
             f"the units are of {corpus.tokenizer}, which {spoken_lm.name} does not read: no probe"
         )
     else:
-        corpus = encoded(corpus, spoken_lm, terminal)
+        corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
     with terminal.progress("baselines") as progress:
         results = []
         for done, name in enumerate(names):

@@ -53,7 +53,7 @@ def train_many(
     """The same for several sets of options (seeds, learning rates, lengths) in one joint run over the bank."""
     require_trainable(corpus)
     task = Task.of_corpus(corpus, slots, name)
-    corpus = encode_corpus(corpus, spoken_lm).corpus
+    corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
     corpus = with_speed_copies(corpus, spoken_lm, [options.copying for options in variants]).corpus
     jobs = [
         Job(task.name if len(variants) == 1 else f"{task.name}-{i}", corpus, task, options, initial)
