@@ -83,7 +83,10 @@ def _group(utterance: Utterance) -> tuple[str, str]:
 
 def _position(seed: int, name: str) -> float:
     """A number in [0, 1) that depends on the seed and the name alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:6]) / 2**48
+    return (
+        int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()[:6])
+        / 2**48
+    )
 
 
 def _hashed(strata: Mapping[str, set[tuple[str, str]]], seed: int, names: Sequence[str]) -> dict[str, str]:
