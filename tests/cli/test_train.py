@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -19,7 +18,6 @@ from safetensors.torch import load_file
 
 from cli.material import QUICK, Run, rewritten, without_slots
 from speechprompt.prompting import joint, training
-from speechprompt.prompting.artifact import Artifact
 from speechprompt.testing import toy_lm
 
 
@@ -175,50 +173,6 @@ def test_a_broken_run_goes_on_with_the_same_result(
     assert same(tmp_path / "whole", tmp_path / "broken")
     assert steps_of(tmp_path / "broken") == list(range(1, 16))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "whole"]
-
-
-@pytest.mark.parametrize(
-    "command", [("train",), ("train", "--seed", "0,1"), ("sweep", "--try", "seed=0,1", "--at-once", "2")]
-)
-def test_a_training_that_could_not_be_saved_is_not_lost(
-    run: Run,
-    toy: Path,
-    units: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    command: tuple[str, ...],
-) -> None:
-    verb, *flags = command
-    call = (verb, units, "--lm", toy, "--slots", "word", *QUICK, *flags, "--out", tmp_path / "out")
-    monkeypatch.setattr(joint, "train_runs", partial(training.train_runs, checkpoint_every=4))
-
-    def full(artifact: Artifact, folder: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Artifact, "_write", full)
-        ran = run(*call, "--quiet")
-    assert ran.code == 1
-    assert "No space left" in ran.error
-    steps, step = [], training.train_step
-    monkeypatch.setattr(training, "train_step", lambda lm, runs: steps.append(1) or step(lm, runs))
-    assert run(*call).code == 0
-    assert len(steps) == 2  # of 6: the checkpoint of step 4 was still there
-    assert not list(tmp_path.rglob("checkpoint*"))
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize(("leftover", "stays"), [("checkpoint.pt.tmp", False), ("thesis.txt", True)])
-def test_leftovers_in_the_run_folder_end_no_training(
-    run: Run, toy: Path, units: Path, tmp_path: Path, leftover: str, stays: bool
-) -> None:
-    (tmp_path / "a.run").mkdir()
-    (tmp_path / "a.run" / leftover).write_bytes(b"half of it")
-    ran = run("train", units, "--lm", toy, "--slots", "word", *QUICK, "--out", tmp_path / "a", "--json")
-    assert ran.code == 0, ran.err
-    assert ran.document["task"] == "word"
-    assert (tmp_path / "a.run" / leftover).exists() is stays
-    assert (tmp_path / "a.run").exists() is stays
 
 
 def test_a_killed_process_goes_on_with_the_same_result(

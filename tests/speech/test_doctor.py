@@ -155,7 +155,8 @@ def test_missing_and_uneven_labels_are_found() -> None:
         ("warning", "2 labels of label never occur in test: no, {n}"),
     ]
     assert "from 3 to 33" in found(report, "balance").text
-    assert found(report, "unlabelled").utterances == ("bare",)
+    unlabelled = found(report, "unlabelled")
+    assert (unlabelled.severity, unlabelled.utterances) == ("error", ("bare",))
 
 
 def test_corpora_of_units_are_compared_by_their_units() -> None:

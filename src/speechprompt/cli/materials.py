@@ -146,13 +146,20 @@ def only_splits(corpus: Corpus, splits: Iterable[str]) -> Corpus:
 def trainable(corpus: Corpus, folds: int | None) -> Corpus:
     """The corpus, checked before anything is encoded. CorpusError or UsageError say what it lacks."""
     from speechprompt.prompting.task import Task
-    from speechprompt.speech.splits import require_trainable
+    from speechprompt.speech.splits import FEWEST_FOLDS, require_labels, require_trainable
 
     published = [split for split in corpus.splits() if split.startswith("fold")]
+    if published and len(published) < FEWEST_FOLDS:
+        raise CorpusError(
+            f"{corpus.name} comes in {len(published)} folds, which cannot train, validate and test in turn; "
+            "name its splits train, valid and test"
+        )
     if folds is None and published:
         raise UsageError(f"{corpus.name} comes in {len(published)} folds; add --folds {len(published)}")
     if folds is None:
         require_trainable(corpus)
+    else:
+        require_labels(corpus)
     Task.of_corpus(corpus)
     return corpus
 

@@ -25,7 +25,7 @@ from speechprompt.cli.commands import (
     names_of,
 )
 from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source
-from speechprompt.cli.terminal import Terminal, interval, pairs, percent, table
+from speechprompt.cli.terminal import Terminal, interval, next_command, pairs, percent, table
 from speechprompt.errors import OutputExists
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def encode(
     terminal.show(
         document,
         f"{len(corpus.utterances)} utterances, {units:,} units of {spoken_lm.tokenizer_name} in {out}",
-        f"next: speechprompt train {out} --lm {lm} --out prompts/{corpus.name}",
+        next_command("train", out, "--lm", lm, "--out", f"prompts/{corpus.name}"),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechprompt.cli.terminal import Terminal, percent, table
+from speechprompt.cli.terminal import Terminal, next_command, percent, table
 from speechprompt.cli.training_options import NOTHING
 from speechprompt.cli.training_run import RunFolder
 from speechprompt.errors import ArtifactError, OutputExists, UsageError
@@ -73,7 +73,7 @@ def jobs_of(
 
 
 def train_together(
-    terminal: Terminal, jobs: Sequence[Job], spoken_lm: SpokenLM, out: Path, force: bool
+    terminal: Terminal, jobs: Sequence[Job], spoken_lm: SpokenLM, out: Path, force: bool, lm: str
 ) -> None:
     """Train all jobs resumably and leave a prompt folder for each in `out`, with runs.json beside them."""
     from speechprompt.prompting.joint import train_jobs
@@ -101,7 +101,7 @@ def train_together(
         document,
         table(("prompt", "valid accuracy", "loss", "best step"), shown),
         f"{len(rows)} prompts in {out}, {seconds:.0f} s",
-        f"next: speechprompt evaluate {out / rows[0]['prompt']} SOURCE",
+        next_command("evaluate", out / rows[0]["prompt"], "SOURCE", lm=lm),
     )
 
 

@@ -49,7 +49,7 @@ def train_jobs(
     known: dict[tuple[int, str, SpeedCopies], tuple[Examples, Examples]] = {}
     runs = []
     for job in jobs:
-        require_trainable(job.corpus)
+        require_trainable(job.corpus, list(job.task.slots))
         # runs of one task share its examples: hundreds of trials cost the memory of one
         key = (id(job.corpus), str(job.task), job.options.copying)
         if key not in known:

@@ -51,8 +51,8 @@ def train_many(
     checkpoint: Path | None = None,
 ) -> list[Artifact]:
     """The same for several sets of options (seeds, learning rates, lengths) in one joint run over the bank."""
-    require_trainable(corpus)
     task = Task.of_corpus(corpus, slots, name)
+    require_trainable(corpus, list(task.slots))
     corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
     corpus = with_speed_copies(corpus, spoken_lm, [options.copying for options in variants]).corpus
     jobs = [

@@ -294,7 +294,8 @@ def _label_findings(corpus: Corpus) -> list[Finding]:
             text = f"labels of {slot} are uneven in train: from {min(present)} to {max(present)} utterances"
             findings.append(Finding("warning", "balance", text, sum(present)))
         bare = [u.id for u in corpus.utterances if slot not in u.labels]
-        findings += _finding("warning", "unlabelled", f"{{n}} utterances have no label for {slot}", bare)
+        text = f"{{n}} utterances have no label for {slot}: train refuses them; add labels or leave them out"
+        findings += _finding("error", "unlabelled", text, bare)
     return findings
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechprompt.errors import CorpusError
+from speechprompt.errors import CorpusError, UsageError
 from speechprompt.speech.folders import read_label_folders, split_folders
 from speechprompt.speech.jsonl import read_jsonl
 from speechprompt.speech.manifest import Corpus
@@ -27,10 +27,12 @@ def read_corpus(
     slots. `split_field` names the field that holds the split. `seed` draws the splits that are missing; a
     notice says so.
     CorpusError, one line with file and line number: material that contradicts itself. UnknownName: a slot
-    that does not exist. Side effects: only a data set id downloads and writes.
+    that does not exist. UsageError: a slot named twice. Side effects: only a data set id downloads and writes.
     """
     if isinstance(slots, str):
         slots = (slots,)
+    if slots is not None and len(set(slots)) < len(slots):
+        raise UsageError(f"the slots {', '.join(slots)} name one twice; name each once")
     text = str(source)
     path = Path(source).expanduser()
     looks_hub = isinstance(source, str) and _HUB_ID.fullmatch(text) and path.suffix not in _FILES
