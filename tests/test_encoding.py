@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from speechprompt import encoding
 from speechprompt.encoding import encode_corpus
-from speechprompt.errors import AudioError, CorpusError
+from speechprompt.errors import AudioError, CorpusError, UnitsError
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.unit_store import UnitStore
 from speechprompt.speech.units import Units
@@ -116,6 +116,19 @@ def test_unreadable_clips_are_named_or_skipped(corpus: Corpus, tmp_path: Path) -
     assert all(f"{identity}.wav" in reason for identity, reason in encoded.skipped.items())
     assert [u.id for u in encoded.corpus.utterances] == ["0", "4", "5", "span"]
     assert all(u.units is not None for u in encoded.corpus.utterances)
+
+
+def test_clips_too_long_for_an_lm_are_named_or_skipped(corpus: Corpus) -> None:
+    spoken, first = spoken_of(ToyTokenizer()), corpus.utterances[0]
+    corpus = replace(corpus, utterances=(*corpus.utterances, replace(first, id="again")))
+    units = {u.id: len(u.units or ()) for u in encode_corpus(corpus, spoken).corpus.utterances}
+    most = units["0"] - 1
+    encoded = encode_corpus(corpus, spoken, skip_unreadable=True, most_units=most)
+    assert encoded.skipped.keys() == {"0", "again"}
+    assert {u.id for u in encoded.corpus.utterances} == units.keys() - {"0", "again"}
+    for given in (corpus, encode_corpus(corpus, spoken).corpus):  # with units or without
+        with pytest.raises(UnitsError, match=rf"'0' has {most + 1} units and the LM reads {most} .*1 more"):
+            encode_corpus(given, spoken, most_units=most)
 
 
 def test_foreign_units_are_refused() -> None:

@@ -109,6 +109,19 @@ def test_a_clip_too_short_to_hasten_is_heard_as_it_is(tmp_path: Path) -> None:
     assert all(units == found.units for units in found.speed_copies.values())
 
 
+def test_a_copy_too_long_for_the_lm_is_the_clip_as_it_is(corpus: Corpus) -> None:
+    spoken = spoken_of(ToyTokenizer())
+    plain = encode_corpus(corpus, spoken).corpus
+    spoken.lm.max_units = most = max(len(u.units or ()) for u in plain.utterances)
+    found = [
+        (copy, u.units)
+        for u in with_speed_copies(plain, spoken, [SpeedCopies(4, 0.4)]).corpus.utterances
+        for copy in u.speed_copies.values()
+    ]
+    assert max(len(copy) for copy, _ in found) <= most
+    assert any(copy == units for copy, units in found)
+
+
 def test_units_without_audio_train_as_they_are_and_a_notice_says_so() -> None:
     corpus = toy_corpus(20)
     found = with_speed_copies(corpus, spoken_of(ToyTokenizer()), [TWO])

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from speechprompt.errors import AudioError, CorpusError
+from speechprompt.errors import AudioError, CorpusError, UnitsError
 from speechprompt.speech.audio import AudioLimits, read_waveform
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.speeds import SpeedCopies, at_speed, speed_key
@@ -43,17 +43,19 @@ def encode_corpus(
     store: UnitStore | None = None,
     listener: Listener | None = None,
     skip_unreadable: bool = False,
+    most_units: int | None = None,
 ) -> Encoded:
     """Give every utterance units: its own if it has them, the store's, or the tokenizer's.
 
     `store` None takes the default store of this tokenizer. `listener(done, total)` is told of progress.
-    AudioError for the first unreadable clip (with `skip_unreadable` it is left out and listed); CorpusError
-    when the corpus's units come from another tokenizer, or an utterance has neither audio nor units.
+    AudioError for the first unreadable clip, UnitsError for the first utterance of more than `most_units` (None: any
+    number); with `skip_unreadable` these are left out and listed. CorpusError when the corpus's units come from
+    another tokenizer, or an utterance has neither audio nor units.
     """
     check_units(corpus, spoken_lm)
     bare = [u for u in corpus.utterances if u.units is None]
     if not bare:
-        return Encoded(corpus)
+        return _of_length(Encoded(corpus), most_units, skip_unreadable)
     for utterance in bare:
         if utterance.audio is None:
             raise CorpusError(f"{corpus.name}: utterance '{utterance.id}' has neither audio nor units")
@@ -65,7 +67,24 @@ def encode_corpus(
         if u.units is not None or (u.id, PLAIN) in units
     )
     tokenizer = spoken_lm.tokenizer_name
-    return Encoded(replace(corpus, utterances=kept, tokenizer=tokenizer), work.skipped, work.told())
+    found = Encoded(replace(corpus, utterances=kept, tokenizer=tokenizer), work.skipped, work.told())
+    return _of_length(found, most_units, skip_unreadable)
+
+
+def _of_length(found: Encoded, most_units: int | None, skip: bool) -> Encoded:
+    """Without the utterances of more than `most_units`, which `skip` lists; without it, UnitsError for the first."""
+    long = {
+        u.id: f"'{u.id}' has {len(u.units):,} units and the LM reads {most_units:,} at most; cut it into shorter clips"
+        for u in found.corpus.utterances
+        if most_units is not None and u.units is not None and len(u.units) > most_units
+    }
+    if not long:
+        return found
+    if not skip:
+        more = f" ({len(long) - 1} more clips are too long)" if len(long) > 1 else ""
+        raise UnitsError(f"{next(iter(long.values()))}, or leave it out with --skip-unreadable{more}")
+    kept = tuple(u for u in found.corpus.utterances if u.id not in long)
+    return Encoded(replace(found.corpus, utterances=kept), {**found.skipped, **long}, found.notices)
 
 
 def with_speed_copies(
@@ -79,7 +98,8 @@ def with_speed_copies(
     """Give the utterances of `splits` (None: all) their units at other speeds, which only training hears.
 
     The corpus must carry units. Speeds that an utterance already has are not encoded again; one without audio stays
-    as it is, with a notice; a copy too short for one unit is the clip as it was recorded. Errors: those of audio.
+    as it is, with a notice; a copy too short for one unit, or too long for the LM, is the clip as it was recorded.
+    Errors: those of audio.
     """
     asked = [copies for copies in wanted if copies.copies]
     chosen = {u.id for u in corpus.utterances if asked and (splits is None or u.split in splits)}
@@ -100,8 +120,10 @@ def with_speed_copies(
     units = work.encode(clips, listener)
     found: dict[str, dict[float, Units]] = {}
     for clip in clips:
-        copy = units.get(clip.name, clip.utterance.units)
-        assert copy is not None, "speed copies come after plain units"
+        plain = clip.utterance.units
+        assert plain is not None, "speed copies come after plain units"
+        copy = units.get(clip.name, plain)
+        copy = copy if len(copy) <= spoken_lm.lm.max_units else plain
         found.setdefault(clip.utterance.id, dict(clip.utterance.speed_copies))[clip.speed] = copy
     utterances = tuple(
         replace(u, speed_copies=found[u.id]) if u.id in found else u for u in corpus.utterances

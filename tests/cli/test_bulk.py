@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from cli.material import QUICK, Run
+from cli.material import QUICK, Run, rewritten
 from speechprompt.cli import answer_formats, prediction_file
 from speechprompt.cli.prediction_file import PredictionFile
 from speechprompt.prompting import bulk
@@ -173,6 +175,43 @@ def test_a_manifest_of_units_needs_no_audio(
     assert all(json.loads(row["scores"])[row["label"]] == row["score"] for row in rows)
     lines = run("predict", units, "--prompt", trained, "--lm", toy, "--quiet", "--json").out.splitlines()
     assert [json.loads(line)["source"] for line in lines] == [row["id"] for row in rows]
+
+
+def test_a_name_that_is_not_utf8_is_its_clips_failure(
+    run: Run, toy: Path, clips: Path, pitch: Path, tmp_path: Path
+) -> None:
+    folder, out = Path(shutil.copytree(clips, tmp_path / "clips")), tmp_path / "answers.jsonl"
+    odd = os.fsdecode(os.fsencode(folder / "low" / "b") + b"\xff.wav")
+    shutil.copy(folder / "low" / "low_0.wav", odd)
+    ran = run("predict", folder, "--prompt", pitch, "--lm", toy, "--out", out, "--quiet", "--json")
+    assert (ran.code, ran.document["answered"]) == (1, 24)
+    assert list(ran.document["failed"]) == [repr(odd)]
+    assert "rename the file" in ran.error
+    assert not list(tmp_path.glob("*.part"))
+    ran = run(
+        "predict", odd, folder / "low" / "low_0.wav", "--prompt", pitch, "--lm", toy, "--json", "--quiet"
+    )
+    assert ran.code == 1
+    assert ["error" in json.loads(line) for line in ran.out.splitlines()] == [True, False]
+    for command in ("train", "encode"):
+        ran = run(command, folder, "--lm", toy, "--out", tmp_path / "out", "--quiet")
+        assert ran.code == 1
+        assert repr(odd) in ran.error
+
+
+def test_a_unit_that_no_lm_has_is_its_rows_failure(
+    run: Run, toy: Path, units: Path, trained: Path, tmp_path: Path
+) -> None:
+    wrong = rewritten(
+        units,
+        tmp_path / "wrong.jsonl",
+        lambda rows: [*rows[:2], rows[2] | {"units": [9999, *rows[2]["units"][1:]]}, *rows[3:]],
+    )
+    ran = run(
+        "predict", wrong, "--prompt", trained, "--lm", toy, "--out", tmp_path / "a.jsonl", "--json", "--quiet"
+    )
+    assert (ran.code, ran.document["answered"], list(ran.document["failed"])) == (1, 59, ["toy_0001"])
+    assert "unit 9999 is not among the 20 units" in ran.error
 
 
 def test_half_a_clip_in_the_journal_is_answered_again(tmp_path: Path) -> None:

@@ -146,4 +146,7 @@ def test_optuna_learns_from_its_trials_and_resumes() -> None:
     assert len(first) == 24
     assert first == tried(24)
     assert max(map(accuracy, first[12:])) >= max(map(accuracy, first[:4]))
-    assert len(tried(24, first[:10])) == 24
+    for known in (4, 8):
+        resumed = tried(12, first[:known])
+        assert len({str(changes) for changes in resumed}) == 12
+        assert resumed[:8] == first[:8]

@@ -52,6 +52,13 @@ def audio(corpus: Corpus, number: int) -> Path:
     return path
 
 
+def test_clips_that_an_lm_may_not_read_are_noted(healthy: Corpus) -> None:
+    soundfile.write(audio(healthy, 3), tone(20.5, 3), 16_000)
+    finding = found(examine(healthy), "long")
+    assert (finding.severity, finding.utterances) == ("note", ("u3",))
+    assert "longer than 20 s and may be too long for the LM" in finding.text
+
+
 def test_a_healthy_corpus_has_no_findings(healthy: Corpus) -> None:
     seen: list[tuple[int, int]] = []
     report = examine(healthy, progress=lambda done, total: seen.append((done, total)))
@@ -148,7 +155,8 @@ def test_missing_and_uneven_labels_are_found() -> None:
         ("warning", "2 labels of label never occur in test: no, {n}"),
     ]
     assert "from 3 to 33" in found(report, "balance").text
-    assert found(report, "unlabelled").utterances == ("bare",)
+    unlabelled = found(report, "unlabelled")
+    assert (unlabelled.severity, unlabelled.utterances) == ("error", ("bare",))
 
 
 def test_corpora_of_units_are_compared_by_their_units() -> None:

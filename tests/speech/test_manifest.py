@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ def test_bytes_that_are_not_utf8_are_one_line(tmp_path: Path) -> None:
     path.write_bytes(json.dumps(HEADER).encode() + b'\n{"id": "\xff\xfe"}\n')
     with pytest.raises(CorpusError, match="line 2: not JSON"):
         read_corpus(path)
+
+
+def test_names_that_are_not_utf8_survive_writing_and_reading(tmp_path: Path) -> None:
+    """As `corpora prepare` writes them."""
+    name = os.fsdecode(b"b\xff.wav")
+    row = Utterance(name, "test", {"colour": "red"}, tmp_path / name)
+    path = write_manifest(Corpus("toy", (row,), {"colour": ("red",)}), tmp_path / "m.jsonl")
+    [back] = read_corpus(path).utterances
+    assert (back.id, back.audio) == (name, tmp_path / name)
 
 
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
@@ -209,6 +219,21 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
     corpus = read_corpus(path)
     assert corpus.header == {"origin": "here"}
     assert corpus.utterances[0].extra == {"copy": 3}
+
+
+@pytest.mark.parametrize("key", ["id", "audio", "units", "f0", "durations", "labels", "split", "speaker"])
+def test_other_columns_do_not_replace_a_manifests_own_keys(tmp_path: Path, key: str) -> None:
+    written = [
+        Utterance(name, "train", {"colour": "red"}, units=Units([1, 7], [2, 2], [0.5, 1.0]), extra=extra)
+        for name, extra in (("a", {key: "440"}), ("b", {key: "440", "room": "kitchen"}))
+    ]
+    corpus = Corpus("toy", tuple(written), {"colour": ("red",)}, header={"name": "other", "take": 3})
+    back = read_corpus(write_manifest(corpus, tmp_path / "m.jsonl"))
+    assert [u.extra for u in back.utterances if u.id in "ab"] == [{}, {"room": "kitchen"}]
+    assert [(u.id, u.labels, u.units) for u in back.utterances] == [
+        (u.id, u.labels, u.units) for u in written
+    ]
+    assert (back.name, back.header) == ("toy", {"take": 3})
 
 
 def test_another_split_field_is_read_and_its_aliases_are_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechprompt.errors import CorpusError, MissingExtra, UnknownName
+from speechprompt.errors import CorpusError, MissingExtra, UnknownName, UsageError
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.readers import read_corpus
 
@@ -131,6 +131,10 @@ def test_several_label_columns(tmp_path: Path) -> None:
     assert unlabelled.utterances[0].extra == {"action": "on", "object": "light"}
     with pytest.raises(UnknownName, match="did you mean action"):
         read_corpus(path, slots=["acton"])
+    with pytest.raises(UsageError, match=r"'path' of .* says where the audio is"):
+        read_corpus(path, slots=["path"])
+    with pytest.raises(UsageError, match="action, action name one twice"):
+        read_corpus(path, slots=["action", "action"])
 
 
 def manifest_without_splits(folder: Path, stated: str | None = None) -> Path:
@@ -292,5 +296,7 @@ def test_a_data_set_that_cannot_be_loaded_is_one_line(monkeypatch: pytest.Monkey
 
 def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtra, match=r"^data/clips is no path here"):
+        read_corpus("data/clips")
     with pytest.raises(MissingExtra, match=r"speechprompt\[datasets\]"):
         read_corpus("hf:owner/name")

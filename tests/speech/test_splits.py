@@ -16,6 +16,7 @@ from speechprompt.speech.splits import (
     canonical_split,
     draw_splits,
     folds,
+    require_labels,
     require_trainable,
     shots,
     with_fold,
@@ -179,6 +180,12 @@ def test_what_cannot_be_trained_on_is_refused() -> None:
         require_trainable(corpus(4, split="test"))
     with pytest.raises(CorpusError, match="one label, 'label0'"):
         require_trainable(corpus(4, labels=1))
+    bare = Utterance("bare", "train", {}, units=Units([1]))
+    partly = replace(corpus(4), utterances=(*corpus(4).utterances, bare))
+    with pytest.raises(CorpusError, match="'bare' has no label for label"):
+        require_trainable(partly)
+    with pytest.raises(CorpusError, match="'bare' has no label for label"):
+        require_labels(partly, ["label"])
     foreign = Utterance("odd", "valid", {"label": "label9"}, units=Units([1]))
     whole = corpus(4)
     with pytest.raises(CorpusError, match="'odd' in valid has label 'label9'"):

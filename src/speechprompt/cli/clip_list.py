@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,9 +51,22 @@ def _of_source(source: str) -> Iterator[tuple[Listed, str | None]]:
         from speechprompt.speech.folders import audio_files
 
         for file in audio_files(path):
-            yield Listed(str(file), file), None
+            yield _of_file(str(file)), None
     else:
-        yield Listed(source, path), None
+        yield _of_file(source), None
+
+
+def _of_file(name: str) -> Listed:
+    from speechprompt.prompting.bulk import Listed
+
+    return _with_text(Listed(name, Path(name)))
+
+
+def _with_text(one: Listed) -> Listed:
+    """The clip; refused where its names are not UTF-8, which no answer can repeat."""
+    from speechprompt.speech.folders import NOT_TEXT, is_text
+
+    return one if is_text(one.id + one.source) else replace(one, id=repr(one.id), path=None, refused=NOT_TEXT)
 
 
 def _of_manifest(path: Path) -> Iterator[tuple[Listed, str | None]]:
@@ -61,4 +75,5 @@ def _of_manifest(path: Path) -> Iterator[tuple[Listed, str | None]]:
 
     corpus = Corpus.read(path)
     for u in corpus.utterances:
-        yield Listed(u.id, u.audio, u.start_seconds, u.end_seconds, u.units), corpus.tokenizer
+        listed = Listed(u.id, u.audio, u.start_seconds, u.end_seconds, u.units)
+        yield _with_text(listed), corpus.tokenizer

@@ -41,7 +41,11 @@ SplitField = Annotated[
 SplitName = Annotated[str, typer.Option("--split", metavar="SPLIT", help="The split to score.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave out clips that cannot be read, instead of stopping.")
+    bool,
+    typer.Option(
+        "--skip-unreadable",
+        help="Leave out clips that cannot be read or are too long for the LM, instead of stopping.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="Where to write.", show_default=False)]
 Device = Annotated[

@@ -13,6 +13,7 @@ from speechprompt.cli.commands import (
     Device,
     Force,
     LmName,
+    SkipUnreadable,
     SlotNames,
     Source,
     SplitField,
@@ -21,7 +22,7 @@ from speechprompt.cli.commands import (
     check_writable,
     names_of,
 )
-from speechprompt.cli.materials import open_spoken_lm, read_source
+from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source
 from speechprompt.cli.terminal import Terminal, table
 from speechprompt.errors import OutputExists
 
@@ -57,6 +58,7 @@ def compare(
         typer.Option("--out", metavar="FILE", help="Also write the comparison: FILE.html, .md or .json."),
     ] = None,
     split_field: SplitField = "split",
+    skip_unreadable: SkipUnreadable = False,
     force: Force = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -66,9 +68,10 @@ def compare(
     Differences are the prompt's accuracy minus the method's on the same utterances. LoRA and fine-tuning change
     a copy of the LM (a GSLM); LoRA needs the extra 'peft'.
     """
-    from speechprompt.experiments.compare import HEADINGS, compare_methods
+    from speechprompt.experiments.compare import HEADINGS, compare_methods, first_fold
     from speechprompt.experiments.methods import check_methods
     from speechprompt.experiments.tables import form_of, write_whole
+    from speechprompt.speech.splits import require_trainable
 
     chosen = check_methods(names_of(methods) or [])
     if out is not None:
@@ -76,8 +79,11 @@ def compare(
         if out.exists() and not force:
             raise OutputExists(out)
         check_writable(out)
-    corpus = read_source(source, terminal, names_of(slots), split_field)
+    corpus = first_fold(read_source(source, terminal, names_of(slots), split_field))
+    require_trainable(corpus)
+    corpus = only_splits(corpus, ("train", "valid", "test"))
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
+    corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
     found = compare_methods(corpus, spoken_lm, stages(terminal), chosen, seeds, steps)
     if out is not None:
         write_whole(out, found.document(form_of(out)))

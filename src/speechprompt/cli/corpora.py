@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speechprompt.cli.commands import Force, Out, SkipUnreadable, add_command, with_terminal
-from speechprompt.cli.terminal import Terminal, pairs, table
+from speechprompt.cli.terminal import Terminal, next_command, pairs, table
 
 if TYPE_CHECKING:
     from speechprompt.corpora.protocol import CorpusDescription
@@ -222,5 +222,5 @@ def _prepared_parts(prepared: PreparedCorpus) -> list[Any]:
     }
     return [
         pairs(facts),
-        f"next: speechprompt train {prepared.manifest} --out prompts/{Path(prepared.name).name}",
+        next_command("train", prepared.manifest, "--out", f"prompts/{Path(prepared.name).name}"),
     ]

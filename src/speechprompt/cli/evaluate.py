@@ -15,6 +15,7 @@ from speechprompt.cli.commands import (
     Device,
     Dtype,
     Seed,
+    SkipUnreadable,
     SplitField,
     SplitName,
     Threads,
@@ -62,6 +63,7 @@ def evaluate(
     ] = False,
     lm: ArtifactLm = None,
     split_field: SplitField = "split",
+    skip_unreadable: SkipUnreadable = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -88,7 +90,9 @@ def evaluate(
         )
     evaluations = []
     for artifact in artifacts:
-        corpus = corpus_for(terminal, spoken_lm, artifact, source, split, split_field, bool(names))
+        corpus = corpus_for(
+            terminal, spoken_lm, artifact, source, split, split_field, bool(names), skip_unreadable
+        )
         evaluations.append(scored(terminal, spoken_lm, artifact, corpus, split, names, free, seed))
     if ensemble:
         evaluations.append(together(terminal, spoken_lm, artifacts, corpus, split, seed))
@@ -127,6 +131,7 @@ def corpus_for(
     split: str,
     split_field: str,
     with_baselines: bool,
+    skip_unreadable: bool = False,
 ) -> Corpus:
     """The source's slots that a prompt answers, with units, cut down to the splits that scoring needs.
 
@@ -144,7 +149,7 @@ def corpus_for(
     corpus = only_splits(corpus, dict.fromkeys([*training, split]))
     if any(utterance.units is None for utterance in corpus.utterances):
         check_tokenizer(artifact.config, spoken_lm, artifact.path)
-    return encoded(corpus, spoken_lm, terminal)
+    return encoded(corpus, spoken_lm, terminal, skip_unreadable)
 
 
 def scored(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speechprompt.cli.commands import Force, Out, Threads, add_command, with_terminal
-from speechprompt.cli.terminal import Terminal, pairs, table
+from speechprompt.cli.terminal import Terminal, next_command, pairs, table
 from speechprompt.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ def fetch(terminal: Terminal, name: Name) -> None:
         paths.append(path)
     document = {"name": name, "files": [str(path) for path in paths]}
     terminal.show(
-        document, *map(str, paths), f"next: speechprompt train SOURCE --lm {name} --out prompts/TASK"
+        document,
+        *map(str, paths),
+        next_command("train", "SOURCE", "--lm", name, "--out", "prompts/TASK"),
     )
 
 
@@ -173,7 +175,8 @@ def convert(
         "width": lm.width,
         "fingerprint": lm.fingerprint,
     }
-    terminal.show(document, pairs(document), f"next: speechprompt train SOURCE --lm {out} --out prompts/TASK")
+    hint = next_command("train", "SOURCE", "--lm", out, "--out", "prompts/TASK")
+    terminal.show(document, pairs(document), hint)
 
 
 def _tokenizer_for(unit_count: int) -> str:

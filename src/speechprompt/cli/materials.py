@@ -86,12 +86,22 @@ def read_source(
     return corpus
 
 
-def encoded(corpus: Corpus, spoken_lm: SpokenLM, terminal: Terminal, skip_unreadable: bool = False) -> Corpus:
-    """The corpus with units for every utterance that is kept; tells progress, notices and what was skipped."""
+def encoded(
+    corpus: Corpus,
+    spoken_lm: SpokenLM,
+    terminal: Terminal,
+    skip_unreadable: bool = False,
+    any_length: bool = False,
+) -> Corpus:
+    """The corpus with units for every utterance that is kept; tells progress, notices and what was skipped.
+
+    Utterances that are too long for the LM count as unreadable, unless `any_length`.
+    """
     from speechprompt.encoding import encode_corpus
 
+    most = None if any_length else spoken_lm.lm.max_units
     with terminal.progress("encoding") as progress:
-        found = encode_corpus(corpus, spoken_lm, listener=progress.update, skip_unreadable=skip_unreadable)
+        found = encode_corpus(corpus, spoken_lm, None, progress.update, skip_unreadable, most)
     for notice in found.notices:
         terminal.notice(notice)
     for identity, reason in found.skipped.items():
@@ -136,13 +146,20 @@ def only_splits(corpus: Corpus, splits: Iterable[str]) -> Corpus:
 def trainable(corpus: Corpus, folds: int | None) -> Corpus:
     """The corpus, checked before anything is encoded. CorpusError or UsageError say what it lacks."""
     from speechprompt.prompting.task import Task
-    from speechprompt.speech.splits import require_trainable
+    from speechprompt.speech.splits import FEWEST_FOLDS, require_labels, require_trainable
 
     published = [split for split in corpus.splits() if split.startswith("fold")]
+    if published and len(published) < FEWEST_FOLDS:
+        raise CorpusError(
+            f"{corpus.name} comes in {len(published)} folds, which cannot train, validate and test in turn; "
+            "name its splits train, valid and test"
+        )
     if folds is None and published:
         raise UsageError(f"{corpus.name} comes in {len(published)} folds; add --folds {len(published)}")
     if folds is None:
         require_trainable(corpus)
+    else:
+        require_labels(corpus)
     Task.of_corpus(corpus)
     return corpus
 

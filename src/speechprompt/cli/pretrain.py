@@ -25,7 +25,7 @@ from speechprompt.cli.pretraining_run import (
     tokenizer_flags,
 )
 from speechprompt.cli.pretraining_sources import learnable_audio, open_tokenizer
-from speechprompt.cli.terminal import Terminal, pairs
+from speechprompt.cli.terminal import Terminal, next_command, pairs
 from speechprompt.cli.train import Config
 
 
@@ -98,7 +98,7 @@ def tokenizer(
         "clips": len(utterances),
         "seconds": round(perf_counter() - started, 1),
     }
-    hint = f"next: speechprompt pretrain lm SOURCE... --tokenizer {out} --out lms/{made.name}"
+    hint = next_command("pretrain", "lm", "SOURCE...", "--tokenizer", out, "--out", f"lms/{made.name}")
     terminal.show(document, pairs(document), hint)
 
 

@@ -20,7 +20,7 @@ from speechprompt.cli.pretraining_run import (
     resumable,
 )
 from speechprompt.cli.pretraining_sources import read_units
-from speechprompt.cli.terminal import Terminal, pairs
+from speechprompt.cli.terminal import Terminal, next_command, pairs
 from speechprompt.cli.tokenizer_part import TokenizerPart, tokenizer_name
 from speechprompt.cli.train import Config
 from speechprompt.errors import UnknownName, UsageError
@@ -132,7 +132,8 @@ def lm(
     facts = {
         key.replace("_", " "): value for key, value in document.items() if key not in ("options", "material")
     }
-    terminal.show(document, pairs(facts), f"next: speechprompt train SOURCE --lm {out} --out prompts/TASK")
+    hint = next_command("train", "SOURCE", "--lm", out, "--out", "prompts/TASK")
+    terminal.show(document, pairs(facts), hint)
 
 
 def _amounts(material: UnitMaterial) -> str:

@@ -109,7 +109,7 @@ def _with_units(terminal: Terminal, corpus: Corpus, tokenizer: TokenizerPart) ->
     if not bare:
         return corpus
     audio = replace(corpus, utterances=bare, tokenizer=None)
-    heard = encoded(audio, _only_tokenizer(tokenizer), terminal, skip_unreadable=True)
+    heard = encoded(audio, _only_tokenizer(tokenizer), terminal, skip_unreadable=True, any_length=True)
     units = tuple(u for u in corpus.utterances if u.units is not None)
     return replace(corpus, utterances=(*units, *heard.utterances), tokenizer=tokenizer.name)
 

@@ -14,6 +14,7 @@ from speechprompt.cli.commands import (
     Force,
     Out,
     Seed,
+    SkipUnreadable,
     Source,
     SplitField,
     SplitName,
@@ -48,6 +49,7 @@ def report(
     ] = None,
     lm: ArtifactLm = None,
     split_field: SplitField = "split",
+    skip_unreadable: SkipUnreadable = False,
     seed: Seed = 0,
     force: Force = False,
     device: Device = "auto",
@@ -67,7 +69,7 @@ def report(
         raise OutputExists(out)
     check_writable(out)
     spoken_lm, [loaded] = open_artifacts([Path(artifact)], lm, device, dtype, threads)
-    corpus = corpus_for(terminal, spoken_lm, loaded, source, split, split_field, bool(names))
+    corpus = corpus_for(terminal, spoken_lm, loaded, source, split, split_field, bool(names), skip_unreadable)
     evaluation = scored(terminal, spoken_lm, loaded, corpus, split, names, seed=seed)
     section = task_section(loaded, evaluation, spoken_lm, corpus.split(split))
     page = Report(title or loaded.name, (section,), origins(loaded.config, corpus.name, seed))

@@ -25,7 +25,7 @@ from speechprompt.cli.commands import (
     names_of,
 )
 from speechprompt.cli.materials import encoded, only_splits, open_spoken_lm, read_source
-from speechprompt.cli.terminal import Terminal, interval, pairs, percent, table
+from speechprompt.cli.terminal import Terminal, interval, next_command, pairs, percent, table
 from speechprompt.errors import OutputExists
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def encode(
     check_writable(out)
     corpus = read_source(source, terminal, split_field=split_field)
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
-    corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
+    corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable, any_length=True)
     write_manifest(corpus, out, force)
     units = sum(len(u.units) for u in corpus.utterances if u.units is not None)
     document = {
@@ -118,7 +118,7 @@ def encode(
     terminal.show(
         document,
         f"{len(corpus.utterances)} utterances, {units:,} units of {spoken_lm.tokenizer_name} in {out}",
-        f"next: speechprompt train {out} --lm {lm} --out prompts/{corpus.name}",
+        next_command("train", out, "--lm", lm, "--out", f"prompts/{corpus.name}"),
     )
 
 
@@ -129,6 +129,7 @@ def baseline(
     split: SplitName = "test",
     slots: SlotNames = None,
     split_field: SplitField = "split",
+    skip_unreadable: SkipUnreadable = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -152,7 +153,7 @@ def baseline(
             f"the units are of {corpus.tokenizer}, which {spoken_lm.name} does not read: no probe"
         )
     else:
-        corpus = encoded(corpus, spoken_lm, terminal)
+        corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
     with terminal.progress("baselines") as progress:
         results = []
         for done, name in enumerate(names):

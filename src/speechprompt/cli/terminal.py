@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
@@ -156,6 +158,15 @@ def pairs(values: Mapping[str, object]) -> Table:
         if value is not None:
             drawn.add_row(name, str(value))
     return drawn
+
+
+def next_command(*words: object, lm: str | None = None) -> str:
+    """The line that says what to run next, as a shell reads it.
+
+    `lm` is the spoken LM of a prompt that the command reads, which finds it again by name, but not in a folder.
+    """
+    named = ["--lm", lm] if lm is not None and ("/" in lm or Path(lm).is_dir()) else []
+    return f"next: speechprompt {shlex.join(map(str, [*words, *named]))}"
 
 
 def percent(share: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechprompt.cli.materials import few
-from speechprompt.cli.terminal import Terminal, percent, table
+from speechprompt.cli.terminal import Terminal, next_command, percent, table
 from speechprompt.cli.training_options import NOTHING
 from speechprompt.cli.training_run import RunFolder
 from speechprompt.errors import ArtifactError, OutputExists, UsageError
@@ -81,7 +80,7 @@ def jobs_of(
 
 
 def train_together(
-    terminal: Terminal, jobs: Sequence[Job], spoken_lm: SpokenLM, out: Path, force: bool
+    terminal: Terminal, jobs: Sequence[Job], spoken_lm: SpokenLM, out: Path, force: bool, lm: str
 ) -> None:
     """Train all jobs resumably and leave a prompt folder for each in `out`, with runs.json beside them."""
     from speechprompt.prompting.joint import train_jobs
@@ -103,15 +102,13 @@ def train_together(
         rows.append({"prompt": job.name, "task": job.task.name, "options": _changes(job, jobs), **valid})
     document = {"out": str(out), "spoken_lm": spoken_lm.name, "training_seconds": seconds, "prompts": rows}
     (folder.path / RUNS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    if out.exists():
-        shutil.rmtree(out)
-    folder.path.replace(out)
+    folder.become_output()
     shown = [(row["prompt"], percent(row["accuracy"]), f"{row['loss']:.3f}", row["step"]) for row in rows]
     terminal.show(
         document,
         table(("prompt", "valid accuracy", "loss", "best step"), shown),
         f"{len(rows)} prompts in {out}, {seconds:.0f} s",
-        f"next: speechprompt evaluate {out / rows[0]['prompt']} SOURCE",
+        next_command("evaluate", out / rows[0]["prompt"], "SOURCE", lm=lm),
     )
 
 

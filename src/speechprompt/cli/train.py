@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from speechprompt.cli.materials import (
     trainable,
     with_copies,
 )
-from speechprompt.cli.terminal import Terminal, pairs, percent
+from speechprompt.cli.terminal import Terminal, next_command, pairs, percent
 from speechprompt.cli.together import check_together_output, jobs_of, train_together, with_choices
 from speechprompt.cli.training_options import fill_from_file, option_flags, resolved
 from speechprompt.cli.training_run import RunFolder, train_resumably
@@ -116,7 +115,8 @@ def train(
     from speechprompt.prompting.artifact import Artifact
 
     single, choices = with_choices(changes)
-    options, chosen = resolved(recipe, single), names_of(slots)
+    options, asked = resolved(recipe, single), [names_of(task) or [] for task in tasks or ()]
+    chosen = list(dict.fromkeys(slot for task in asked for slot in task)) or names_of(slots)
     several = len(sources) > 1 or bool(tasks) or bool(choices)
     if several and (folds is not None or (slots is not None and tasks)):
         raise UsageError("several prompts at once take no --folds, and either --slots or --task")
@@ -134,12 +134,11 @@ def train(
         return
     has_test = bool(corpora[0].split("test"))
     corpora = [only_splits(one, ("train", "valid")) for one in corpora]
-    asked = [names_of(task) or [] for task in tasks or ()]
     # wrong slots and values fail before anything is encoded
     jobs = jobs_of(corpora, asked, options, choices, shots, initial)
     jobs = _encoded(jobs, spoken_lm, terminal, skip_unreadable)
     if several:
-        train_together(terminal, jobs, spoken_lm, out, force)
+        train_together(terminal, jobs, spoken_lm, out, force, lm)
         return
     artifact = train_resumably(terminal, RunFolder(out), jobs[0].corpus, spoken_lm, options, initial, force)
     terminal.show(document_of(artifact, out), *_parts(artifact, out, sources[0], lm, has_test))
@@ -196,7 +195,5 @@ def _parts(artifact: Artifact, out: Path, source: str, lm: str, has_test: bool) 
         "trained parameters": f"{config.trained_parameters:,} on the frozen {config.spoken_lm}",
         "seconds": artifact.metrics["training_seconds"],
     }
-    where = [shlex.quote(str(out)), shlex.quote(source)]
-    named = f" --lm {shlex.quote(lm)}" if "/" in lm or Path(lm).is_dir() else ""
-    command = f"evaluate {' '.join(where)}" if has_test else f"predict FILE --prompt {where[0]}"
-    return [pairs(facts), f"next: speechprompt {command}{named}"]
+    command = ["evaluate", out, source] if has_test else ["predict", "FILE", "--prompt", out]
+    return [pairs(facts), next_command(*command, lm=lm)]

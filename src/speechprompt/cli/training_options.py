@@ -85,13 +85,21 @@ def fill_from_file(context: typer.Context, path: Path | None) -> Path | None:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
-    known = [str(parameter.name) for parameter in context.command.params]
-    found = _flat(values)
-    for name in found:
+    known = {name: parameter for parameter in context.command.params for name in _names(parameter)}
+    defaults: dict[str, object] = {}
+    for name, value in _flat(values).items():
         if name not in known:
             raise UnknownName(f"option in {path}", name, known)
-    context.default_map = {name: _text(value) for name, value in found.items()}
+        takes_several = getattr(known[name], "multiple", False) or known[name].nargs == -1
+        defaults[str(known[name].name)] = _texts(value) if takes_several else _text(value)
+    context.default_map = defaults
     return path
+
+
+def _names(parameter: Any) -> set[str]:
+    """What a file may call an option: its name, and its flag without dashes (`tasks` and `task`)."""
+    flags = (text for text in parameter.opts if text.startswith("--"))
+    return {str(parameter.name), *(text.removeprefix("--").replace("-", "_") for text in flags)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -101,6 +109,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         full = prefix + name.replace("-", "_")
         found |= _flat(value, full + "_") if isinstance(value, Mapping) else {full: value}
     return found
+
+
+def _texts(value: object) -> list[object]:
+    """The values of an option that is given several times."""
+    return [_text(one) for one in value] if isinstance(value, list) else [_text(value)]
 
 
 def _text(value: object) -> object:

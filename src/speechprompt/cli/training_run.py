@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -71,9 +72,22 @@ class RunFolder:
         self.events.write_text("".join(kept), encoding="utf-8")
 
     def close(self) -> None:
-        """Move the event log into the finished output and remove the folder."""
+        """Move the event log into the saved output and remove the folder, unless it holds files of others."""
+        from speechprompt.prompting.training import remove_checkpoint
+
         self.events.replace(self.out / self.events.name)
-        self.path.rmdir()
+        remove_checkpoint(self.checkpoint)
+        with suppress(OSError):  # not empty
+            self.path.rmdir()
+
+    def become_output(self) -> None:
+        """Put the folder, which holds the whole output by now, in the place of OUT, without its checkpoint."""
+        from speechprompt.prompting.training import remove_checkpoint
+
+        if self.out.exists():
+            shutil.rmtree(self.out)
+        self.path.replace(self.out)
+        remove_checkpoint(self.out / CHECKPOINT)
 
 
 def _step(line: str) -> int:

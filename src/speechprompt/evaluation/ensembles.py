@@ -24,7 +24,7 @@ def evaluate_ensemble(
     spoken_lm: SpokenLM, artifacts: Sequence[Artifact], corpus: Corpus, split: str = "test", seed: int = 0
 ) -> Evaluation:
     """The numbers of prompts that answer together. Errors as in `evaluate`, and UsageError for other slots."""
-    corpus = encode_corpus(corpus, spoken_lm).corpus
+    corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
     rows = ensemble_answers(spoken_lm.lm, artifacts, split_of(corpus, split))
     numbers = summarise(rows, artifacts[0].entry.task.slots, seed)
     return Evaluation(f"ensemble of {len(artifacts)}", split, numbers, tuple(rows))

@@ -108,7 +108,7 @@ def evaluate(
             f"'{artifact.name}' has outputs for labels only, so it cannot decode freely; leave --free out, or train "
             "it with --recipe paper"
         )
-    corpus = encode_corpus(corpus, spoken_lm).corpus
+    corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
     test = split_of(corpus, split)
     rows = answers(spoken_lm.lm, artifact, test)
     numbers = summarise(rows, artifact.entry.task.slots, seed)

@@ -140,7 +140,12 @@ def compare_methods(
     for split in ("valid", "test"):
         split_of(corpus, split)
     with stage("encoding") as update:
-        corpus = encode_corpus(corpus, spoken_lm, listener=lambda n, total: update(n, total, "clips")).corpus
+        corpus = encode_corpus(
+            corpus,
+            spoken_lm,
+            listener=lambda n, total: update(n, total, "clips"),
+            most_units=spoken_lm.lm.max_units,
+        ).corpus
     task = Task.of_corpus(corpus)
     changes = {} if steps is None else {"steps": steps}
     variants = [TrainingOptions(seed=seed, **changes) for seed in range(seeds)]

@@ -40,7 +40,7 @@ from speechprompt.experiments.tables import (
 from speechprompt.metrics import Interval, paired_difference_interval
 from speechprompt.prompting.finishing import finish, versions
 from speechprompt.prompting.recipes import TrainingOptions
-from speechprompt.prompting.training import train_runs
+from speechprompt.prompting.training import remove_checkpoint, train_runs
 from speechprompt.spoken_lm import SpokenLM
 
 MARKDOWN, JSON, PAGE = "table.md", "table.json", "report.html"
@@ -192,6 +192,7 @@ class Study:
         title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs at once"
         steps = max(run.options.steps for run in runs)
         log = EventLog(self.out / "runs" / f"events-{key}.jsonl")
+        checkpoint = self.out / "runs" / f"checkpoint-{key}.pt"
         with self.stage(f"training {title}") as update:
 
             def listen(event: Mapping[str, Any]) -> None:
@@ -199,12 +200,13 @@ class Study:
                 if "step" in event:
                     update(event["step"], steps, "")
 
-            train_runs(self.spoken_lm.lm, runs, listen, self.out / "runs" / f"checkpoint-{key}.pt")
+            train_runs(self.spoken_lm.lm, runs, listen, checkpoint)
         seconds = {"training_seconds": log.seconds()} if len(runs) == 1 else {}
         for (row, _), run, folder in zip(group, runs, folders, strict=True):
             artifact = finish(run, self.spoken_lm, row.corpus)
             replace(artifact, metrics={**artifact.metrics, **seconds}).save(folder)
         log.finish({run.name: folder / EVENTS for run, folder in zip(runs, folders, strict=True)})
+        remove_checkpoint(checkpoint)
 
     def _result(self, row: RowRun) -> RowResult:
         try:

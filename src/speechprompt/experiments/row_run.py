@@ -172,7 +172,12 @@ def open_row(
     require_trainable(corpus)
     for split in ("valid", "test"):
         split_of(corpus, split)
-    encoded = encode_corpus(corpus, spoken_lm, listener=lambda n, total: update(n, total, "clips"))
+    encoded = encode_corpus(
+        corpus,
+        spoken_lm,
+        listener=lambda n, total: update(n, total, "clips"),
+        most_units=spoken_lm.lm.max_units,
+    )
     copied = with_speed_copies(
         encoded.corpus,
         spoken_lm,

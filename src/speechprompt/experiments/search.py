@@ -16,6 +16,7 @@ DEFAULT_SPACE = ("learning_rate=5e-3,2e-2,5e-2", "prompt_length=5,20")
 METHODS = ("grid", "random", "optuna")
 LOG_RATIO = 10.0
 """A range whose ends differ by so much is searched by order of magnitude."""
+_SEED_STEP = 1_000_003  # between the draws of one search, so that those of neighbouring seeds do not meet
 
 Changes = Mapping[str, Any]
 
@@ -169,13 +170,19 @@ class OptunaSearcher:
             raise MissingExtra("optuna", "sweep", "the method optuna") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._distributions = {dimension.name: _distribution(dimension) for dimension in space}
-        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        self._sampler = optuna.samplers.TPESampler
+        self._study = optuna.create_study(direction="maximize")
         self._create = optuna.trial.create_trial
+        self._seed, self._known = seed, 0
         self._count, self._open = count, dict[str, Any]()
 
     def propose(self, count: int) -> list[Changes]:
-        """So many as are left; asked together, they keep away from each other."""
+        """So many as are left; asked together, they keep away from each other.
+
+        Drawn by the seed and the number of trials that are known, so that a resumed search draws new ones.
+        """
+        drawn = (self._seed + _SEED_STEP * self._known) % 2**32
+        self._study.sampler = self._sampler(seed=drawn, constant_liar=True)
         found: list[Changes] = []
         for _ in range(min(count, self._count)):
             trial = self._study.ask(self._distributions)
@@ -187,6 +194,7 @@ class OptunaSearcher:
 
     def tell(self, changes: Changes, accuracy: float) -> None:
         """Learn from a trial."""
+        self._known += 1
         trial = self._open.pop(str(dict(changes)), None)
         if trial is not None:
             self._study.tell(trial, accuracy)

@@ -71,15 +71,26 @@ class Sweep:
             searcher.tell(trial.changes, trial.accuracy)
             tell({"event": "trial", **asdict(trial)})
         while proposed := searcher.propose(self.at_once):
-            for trial, artifact in self._train(proposed, len(trials), tell):
-                if not trials or trial.rank > max(known.rank for known in trials):
-                    artifact.save(self.folder / BEST, force=True)
+            found = self._train(proposed, len(trials), tell)
+            self._keep(trials, found)
+            for trial, _ in found:
                 trials.append(trial)
-                with (self.folder / TRIALS).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(trial)) + "\n")
                 searcher.tell(trial.changes, trial.accuracy)
                 tell({"event": "trial", **asdict(trial)})
         return sorted(trials, key=lambda trial: trial.rank, reverse=True)
+
+    def _keep(self, known: Sequence[Trial], found: Sequence[tuple[Trial, Artifact]]) -> None:
+        """Write down trials of one run, all or none, so that its checkpoint is theirs until they are known."""
+        from speechprompt.prompting.training import remove_checkpoint
+
+        best, artifact = max(found, key=lambda one: one[0].rank)
+        if not known or best.rank > max(trial.rank for trial in known):
+            artifact.save(self.folder / BEST, force=True)
+        unfinished = self.folder / f"{TRIALS}.tmp"
+        lines = [json.dumps(asdict(trial)) + "\n" for trial in [*known, *(trial for trial, _ in found)]]
+        unfinished.write_text("".join(lines), encoding="utf-8")
+        unfinished.replace(self.folder / TRIALS)
+        remove_checkpoint(self.folder / CHECKPOINT)
 
     def _train(self, proposed: Sequence[Changes], known: int, tell: Listener) -> list[tuple[Trial, Artifact]]:
         from speechprompt.encoding import with_speed_copies

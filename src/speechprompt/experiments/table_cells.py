@@ -36,7 +36,7 @@ from speechprompt.prompting.finishing import processor, scores_of, versions
 from speechprompt.prompting.readings import OURS, stream_sizes
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
-from speechprompt.prompting.training import train_runs
+from speechprompt.prompting.training import remove_checkpoint, train_runs
 from speechprompt.prompting.trust import temperatures_of
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.unit_store import file_key
@@ -120,6 +120,10 @@ class Measure:
         """The file that holds the cell once it is measured."""
         return self.folder / f"{self.method.replace(' ', '-')}-{self.key}.json"
 
+    @property
+    def _checkpoint(self) -> Path:
+        return self.path.with_suffix(".training.pt")
+
     def load(self) -> Cell | None:
         """The cell, if it was measured. WorkError when its file is damaged."""
         return load_value(Cell, self.path) if self.path.is_file() else None
@@ -139,6 +143,7 @@ class Measure:
         by = measuring(self.spoken_lm.lm.device)
         cell = replace(cell, cpu_seconds=seconds, measured_by=by)
         save_value(cell, self.path)
+        remove_checkpoint(self._checkpoint)
         return cell
 
     def _baseline(self) -> Cell:
@@ -229,7 +234,7 @@ class Measure:
                 told = f"valid {100 * sum(best) / len(best):.1f} %" if best else ""
                 update(event["step"], runs[0].options.steps, told)
 
-        train_runs(lm, runs, listen, self.path.with_suffix(".training.pt"))
+        train_runs(lm, runs, listen, self._checkpoint)
 
 
 class FeatureCache:

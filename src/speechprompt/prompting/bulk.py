@@ -23,7 +23,10 @@ ROW_ERRORS = (SpeechPromptError, OSError, MemoryError)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A clip to answer: a file or a span of one, bytes of a file, or units. `id` names it in the answers."""
+    """A clip to answer: a file or a span of one, bytes of a file, or units. `id` names it in the answers.
+
+    `refused` says why it is not read.
+    """
 
     id: str
     path: Path | None = None
@@ -31,6 +34,7 @@ class Listed:
     end_seconds: float | None = None
     units: Units | None = None
     content: bytes | None = None
+    refused: str | None = None
 
     @property
     def source(self) -> str:
@@ -86,6 +90,8 @@ def _batches(predictor: Predictor, listed: Iterable[Listed]) -> Iterator[list[_H
 
 def _hear(predictor: Predictor, one: Listed) -> _Heard | Answered:
     try:
+        if one.refused is not None:
+            raise AudioError(one.refused)
         if one.units is not None:
             return _Heard(one, None)
         limits, rate = predictor.limits, predictor.spoken_lm.tokenizer.sample_rate

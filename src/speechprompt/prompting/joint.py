@@ -42,14 +42,14 @@ def train_jobs(
 ) -> list[Artifact]:
     """Train every job in one run over the bank; each ends as it would alone, up to rounding.
 
-    UsageError when two jobs share a name; other errors as `train`. Side effects: `checkpoint` while training.
+    UsageError when two jobs share a name; other errors as `train`. Side effects: `checkpoint`, as `train`.
     """
     if len({job.name for job in jobs}) < len(jobs):
         raise UsageError("two prompts of one run share a name; give their tasks or options other names")
     known: dict[tuple[int, str, SpeedCopies], tuple[Examples, Examples]] = {}
     runs = []
     for job in jobs:
-        require_trainable(job.corpus)
+        require_trainable(job.corpus, list(job.task.slots))
         # runs of one task share its examples: hundreds of trials cost the memory of one
         key = (id(job.corpus), str(job.task), job.options.copying)
         if key not in known:

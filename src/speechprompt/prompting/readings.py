@@ -70,14 +70,17 @@ def states_of(
 ) -> States:
     """Run the LM and keep what some `streams` read; `hidden` begins `before` rows ahead of the separator.
 
-    UnitsError when `pace` is among them and the batch has no durations.
+    UnitsError for units that the LM does not know, or without durations where `pace` is among the streams.
     """
     named = set(streams)
+    mean: Tensor | None = None
+    if MEAN in named:  # the LM first, for it checks the units
+        hidden, mean = lm.forward_with_mean(batch, prefixes, separators, before)
+    else:
+        hidden = lm.forward(batch, prefixes, separators, before)
     counts = unit_counts(batch, lm.unit_count) if COUNTS in named else None
     pace = unit_pace(batch, lm.unit_count) if PACE in named else None
-    if MEAN in named:
-        return States(*lm.forward_with_mean(batch, prefixes, separators, before), counts, pace)
-    return States(lm.forward(batch, prefixes, separators, before), counts=counts, pace=pace)
+    return States(hidden, mean, counts, pace)
 
 
 def unit_counts(batch: UnitBatch, unit_count: int) -> Tensor:

@@ -60,7 +60,7 @@ def teach(
     """
     slot = _only_slot(corpus)
     options = options or FEW_CLIPS
-    corpus = encode_corpus(corpus, spoken_lm).corpus
+    corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
     corpus = with_speed_copies(corpus, spoken_lm, [options.copying], splits=None).corpus
     task = Task.of_corpus(corpus, name=name)
     fewest = min(Counter(u.labels[slot] for u in corpus.utterances).values())

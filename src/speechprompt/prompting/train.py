@@ -30,7 +30,8 @@ def train(
     """Train one prompt on a corpus's train split, chosen on its valid split.
 
     `slots` default to all of the corpus's; `initial` starts from another artifact's vectors. Errors: those of
-    the corpus, its audio and training itself. Side effects: the unit store, and `checkpoint` while training.
+    the corpus, its audio and training itself. Side effects: the unit store, and `checkpoint`, a file that is left
+    for the caller to remove once the artifact is saved (`remove_checkpoint`).
     """
     return train_many(
         corpus, spoken_lm, slots, [options or TrainingOptions()],
@@ -50,9 +51,9 @@ def train_many(
     checkpoint: Path | None = None,
 ) -> list[Artifact]:
     """The same for several sets of options (seeds, learning rates, lengths) in one joint run over the bank."""
-    require_trainable(corpus)
     task = Task.of_corpus(corpus, slots, name)
-    corpus = encode_corpus(corpus, spoken_lm).corpus
+    require_trainable(corpus, list(task.slots))
+    corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
     corpus = with_speed_copies(corpus, spoken_lm, [options.copying for options in variants]).corpus
     jobs = [
         Job(task.name if len(variants) == 1 else f"{task.name}-{i}", corpus, task, options, initial)

@@ -44,7 +44,8 @@ def train_runs(
 
     `listener` receives events (dicts with `event`: step, evaluation, resumed, done). `checkpoint` is a file
     written every so many steps; where it exists, training goes on from it with the same results as without
-    the interruption, and therefore on as many threads (torch's own setting changes).
+    the interruption, and therefore on as many threads (torch's own setting changes). It stays until the caller has
+    kept the results and calls `remove_checkpoint`.
     TrainingError when a run diverges or the checkpoint belongs to other runs.
     """
     tell = listener or (lambda event: None)
@@ -69,8 +70,12 @@ def train_runs(
     for run in runs:
         run.entry.load_state_dict(run.best)
         tell({"event": "done", "run": run.name, "best_step": run.progress.best_step})
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove the checkpoint of runs whose results are kept, and what a save that was killed left beside it."""
+    for file in (path, _unfinished(path)):
+        file.unlink(missing_ok=True)
 
 
 def train_step(lm: UnitLM, runs: Sequence[Run]) -> list[tuple[Run, float, int, int]]:
@@ -226,10 +231,14 @@ def _digest(examples: Examples) -> str:
 
 def _save(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
+    scratch = _unfinished(path)
     state = {"identity": _identity(lm, runs), "threads": torch.get_num_threads()}
     torch.save({**state, "runs": [run.state() for run in runs]}, scratch)
     scratch.replace(path)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
 
 
 def _restore(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:

@@ -21,7 +21,8 @@ Severity = Literal["error", "warning", "note"]
 
 SILENCE_DECIBELS = -60.0  # RMS of a 20 ms frame, of full scale
 SHORT_SECONDS = 0.1
-LONG_SECONDS = 60.0
+LONG_SECONDS = 20.0
+"""What `tiny` reads of any clip; of more, the number of units decides, which only the tokenizer knows."""
 UNBALANCED_RATIO = 10.0  # most to least frequent label of train
 
 _FRAME_SECONDS = 0.02
@@ -178,7 +179,8 @@ def _clip_findings(clips: Mapping[str, _Clip]) -> list[Finding]:
     def those(fits: Callable[[_Clip], bool]) -> list[str]:
         return [name for name, clip in clips.items() if fits(clip)]
 
-    short, long = f"shorter than {SHORT_SECONDS:g} s", f"longer than {LONG_SECONDS:g} s"
+    short = f"shorter than {SHORT_SECONDS:g} s"
+    long = f"longer than {LONG_SECONDS:g} s and may be too long for the LM (train names those that are); cut them"
     rates = {clip.sample_rate for clip in clips.values()}
     common = Counter(clip.sample_rate for clip in clips.values()).most_common(1)
     odd = those(lambda clip: clip.sample_rate != common[0][0]) if len(rates) > 1 else []
@@ -292,7 +294,8 @@ def _label_findings(corpus: Corpus) -> list[Finding]:
             text = f"labels of {slot} are uneven in train: from {min(present)} to {max(present)} utterances"
             findings.append(Finding("warning", "balance", text, sum(present)))
         bare = [u.id for u in corpus.utterances if slot not in u.labels]
-        findings += _finding("warning", "unlabelled", f"{{n}} utterances have no label for {slot}", bare)
+        text = f"{{n}} utterances have no label for {slot}: train refuses them; add labels or leave them out"
+        findings += _finding("error", "unlabelled", text, bare)
     return findings
 
 

@@ -14,19 +14,23 @@ from speechprompt.speech.splits import canonical_split
 
 _FORMATS = "wav flac ogg opus oga mp3 aif aiff aifc au caf w64 rf64 m4a mp4 aac webm mkv"
 AUDIO_SUFFIXES = frozenset("." + name for name in _FORMATS.split())
+NOT_TEXT = "a file name that is not UTF-8 cannot be written into answers and reports; rename the file"
 
 
 def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> Corpus:
     """Read FOLDER/LABEL/…/clip.wav or FOLDER/SPLIT/LABEL/…/clip.wav; the slot is named `label`.
 
     Without label folders the utterances have no labels (enough to encode, not to train). CorpusError: no
-    audio.
+    audio, or a file name that is not UTF-8.
     """
     clips = sorted(_clips(folder), key=lambda parts: [unicodedata.normalize("NFC", part) for part in parts])
     if not clips:
         raise CorpusError(
             f"{folder} holds no audio, manifest.jsonl or metadata.csv; check that it is the one"
         )
+    for parts in clips:
+        if not is_text(str(path := folder.joinpath(*parts))):
+            raise CorpusError(f"{NOT_TEXT}: {str(path)!r}")
     tops = {parts[0] for parts in clips if len(parts) > 1}
     splits = {top: top for top in tops if canonical_split(top)}
     by_split = bool(tops) and len(splits) == len(tops)
@@ -55,6 +59,15 @@ def audio_files(folder: Path) -> list[Path]:
     if not found:
         raise CorpusError(f"{folder} holds no audio files; check that it is the one")
     return found
+
+
+def is_text(name: str) -> bool:
+    """Whether a file name can be written down: one that is not UTF-8 reaches Python with half characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _clips(folder: Path) -> Iterator[tuple[str, ...]]:

@@ -13,8 +13,6 @@ from speechprompt.errors import CorpusError, MissingExtra, UnknownName
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.rows import Row, Source, assemble, label_text
 
-_PURPOSE = "reading a Hugging Face data set"
-
 
 def read_hub(identifier: str, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:
     """Read `owner/name` or `owner/name:config`.
@@ -25,7 +23,8 @@ def read_hub(identifier: str, slots: Sequence[str] | None, split_field: str, see
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtra("datasets", "datasets", _PURPOSE) from error
+        purpose = f"{identifier} is no path here, and reading it as a Hugging Face data set"
+        raise MissingExtra("datasets", "datasets", purpose) from error
     name, _, config = identifier.partition(":")
     try:
         loaded = datasets.load_dataset(name, config or None)

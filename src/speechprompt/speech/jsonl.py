@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from speechprompt.errors import CorpusError, UnitsError
-from speechprompt.speech.manifest import MANIFEST_VERSION, Corpus
+from speechprompt.speech.manifest import HEADER_KEYS, MANIFEST_VERSION, ROW_KEYS, Corpus
 from speechprompt.speech.rows import Row, Source, assemble, label_text, located
 from speechprompt.speech.units import Units
 
-_ROW_KEYS = frozenset(
-    ("id", "audio", "start_seconds", "end_seconds", "units", "durations", "f0", "split", "labels", "speaker")
-)
-_HEADER_KEYS = frozenset(("manifest", "name", "slots", "tokenizer", "licence", "citation", "split_rule"))
 _NEMO_KEYS = frozenset(("audio_filepath", "offset", "duration", "split", "speaker", "id"))
 _NEMO_LABELS = ("label", "command", "intent")
 
@@ -74,7 +70,7 @@ def _source(path: Path, line: int, header: Mapping[str, Any]) -> Source:
         _text(plain, line, header, "licence"),
         _text(plain, line, header, "citation"),
         _text(plain, line, header, "split_rule"),
-        {key: value for key, value in header.items() if key not in _HEADER_KEYS},
+        {key: value for key, value in header.items() if key not in HEADER_KEYS},
     )
 
 
@@ -106,7 +102,7 @@ def _manifest_row(
         _seconds(source, line, fields, "end_seconds"),
         units.read(line, fields),
         _text(source, line, fields, "speaker"),
-        {key: value for key, value in fields.items() if key not in _ROW_KEYS},
+        {key: value for key, value in fields.items() if key not in ROW_KEYS},
     )
     if not row.id:
         raise source.error(line, "no id; give every row a unique one")

@@ -15,6 +15,10 @@ from speechprompt.errors import CorpusError, OutputExists, UnknownName
 from speechprompt.speech.units import Units
 
 MANIFEST_VERSION = 1
+ROW_KEYS = frozenset(
+    ("id", "audio", "start_seconds", "end_seconds", "units", "durations", "f0", "split", "labels", "speaker")
+)
+HEADER_KEYS = frozenset(("manifest", "name", "slots", "tokenizer", "licence", "citation", "split_rule"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,8 @@ def _label(utterance: Utterance, slot: str, corpus: str) -> str:
 def write_manifest(corpus: Corpus, path: str | Path, force: bool = False) -> Path:
     """Write a corpus as a manifest; `.gz` compresses it. Reading it back gives the same corpus.
 
+    Keys of `extra` and `header` that a manifest has itself (`ROW_KEYS`, `HEADER_KEYS`) are left out.
+
     Audio paths become relative to the manifest. Equal corpora give equal bytes. OutputExists without `force`.
     Side effects: creates the folder; writes a temporary file beside `path` and moves it into place.
     """
@@ -160,7 +166,8 @@ def write_manifest(corpus: Corpus, path: str | Path, force: bool = False) -> Pat
 
 
 def _write_lines(corpus: Corpus, path: Path, out: IO[bytes] | gzip.GzipFile) -> None:
-    with io.TextIOWrapper(out, encoding="utf-8", newline="\n") as text:
+    # the backslash form of half a character, which a file name that is not UTF-8 holds, is a valid JSON escape
+    with io.TextIOWrapper(out, encoding="utf-8", errors="backslashreplace", newline="\n") as text:
         for row in _rows(corpus, path):
             text.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
 
@@ -174,11 +181,8 @@ def _rows(corpus: Corpus, path: Path) -> Iterator[dict[str, Any]]:
     }
     header = {"manifest": MANIFEST_VERSION, "name": corpus.name}
     header |= {key: value for key, value in known.items() if value is not None}
-    yield (
-        header
-        | {"slots": {slot: list(labels) for slot, labels in corpus.slots.items()}}
-        | dict(corpus.header)
-    )
+    header |= {"slots": {slot: list(labels) for slot, labels in corpus.slots.items()}}
+    yield header | _without(corpus.header, HEADER_KEYS)
     folder = os.path.realpath(path.parent)
     real: dict[Path, str] = {}
     for utterance in corpus.utterances:
@@ -200,4 +204,9 @@ def _fields(utterance: Utterance) -> dict[str, Any]:
         # the shortest decimals that give back the same float32
         fields["f0"] = None if units.f0 is None else [float(str(value)) for value in units.f0]
     fields |= {"split": utterance.split, "labels": dict(utterance.labels), "speaker": utterance.speaker}
-    return {key: value for key, value in fields.items() if value is not None} | dict(utterance.extra)
+    known = {key: value for key, value in fields.items() if value is not None}
+    return known | _without(utterance.extra, ROW_KEYS)
+
+
+def _without(fields: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in keys}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechprompt.errors import CorpusError
+from speechprompt.errors import CorpusError, UsageError
 from speechprompt.speech.folders import read_label_folders, split_folders
 from speechprompt.speech.jsonl import read_jsonl
 from speechprompt.speech.manifest import Corpus
@@ -28,10 +28,12 @@ def read_corpus(
     notice says so. The draw looks at all labels, whichever slots are picked; of a table, a NeMo manifest or a data
     set only the fields that `slots` names are labels, so there the same draw takes the same slots.
     CorpusError, one line with file and line number: material that contradicts itself. UnknownName: a slot
-    that does not exist. Side effects: only a data set id downloads and writes.
+    that does not exist. UsageError: a slot named twice. Side effects: only a data set id downloads and writes.
     """
     if isinstance(slots, str):
         slots = (slots,)
+    if slots is not None and len(set(slots)) < len(slots):
+        raise UsageError(f"the slots {', '.join(slots)} name one twice; name each once")
     text = str(source)
     path = Path(source).expanduser()
     looks_hub = isinstance(source, str) and _HUB_ID.fullmatch(text) and path.suffix not in _FILES

@@ -28,6 +28,7 @@ _ALIASES = {
 }
 _ALIASES |= {"evaluation": "test", "eval": "test", "testing": "test"}
 _FOLD = re.compile(r"fold[1-9][0-9]*")
+FEWEST_FOLDS = 3  # one trains, one validates, one tests
 _FEWEST_GROUPS = 3  # with fewer speakers than splits, a split by speaker would leave one empty
 
 
@@ -86,7 +87,10 @@ def _group(utterance: Utterance) -> tuple[str, str]:
 
 def _position(seed: int, name: str) -> float:
     """A number in [0, 1) that depends on the seed and the name alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:6]) / 2**48
+    return (
+        int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()[:6])
+        / 2**48
+    )
 
 
 def _hashed(strata: Mapping[str, set[tuple[str, str]]], seed: int, names: Sequence[str]) -> dict[str, str]:
@@ -134,8 +138,8 @@ def folds(corpus: Corpus, k: int = 5, seed: int = 0) -> list[Fold]:
     known, and labels are spread as evenly as that allows. UsageError: k below 3, or another k than the
     corpus's own. CorpusError: fewer speakers than folds.
     """
-    if k < 3:
-        raise UsageError(f"{k} folds cannot train, validate and test; ask for 3 or more")
+    if k < FEWEST_FOLDS:
+        raise UsageError(f"{k} folds cannot train, validate and test; ask for {FEWEST_FOLDS} or more")
     published = [name for name in corpus.splits() if _FOLD.fullmatch(name)]
     if published:
         if len(published) != k:
@@ -223,25 +227,37 @@ def shots(corpus: Corpus, slots: str | Sequence[str] | None, n: int, seed: int =
     return replace(corpus, utterances=utterances, notices=(*corpus.notices, *notices), shots=draw)
 
 
-def require_trainable(corpus: Corpus) -> None:
-    """Refuse a corpus that no classifier can be trained on, in one CorpusError line.
-
-    No labels; no training utterances; a slot with one label in train; a label in valid or test that train
-    lacks.
-    """
+def require_labels(corpus: Corpus, slots: Sequence[str] | None = None) -> None:
+    """CorpusError when there are no labels, or an utterance has none for one of the slots (None: all of them)."""
     if not corpus.slots:
         raise CorpusError(f"{corpus.name} has no labels; name the fields that hold them with --slots")
+    for slot in corpus.slots if slots is None else slots:
+        bare = [u.id for u in corpus.utterances if slot not in u.labels]
+        if bare:
+            raise CorpusError(
+                f"{corpus.name}: '{bare[0]}' has no label for {slot} (nor have {len(bare) - 1} others); add it or "
+                "leave the row out, or name with --slots only what every row has"
+            )
+
+
+def require_trainable(corpus: Corpus, slots: Sequence[str] | None = None) -> None:
+    """Refuse a corpus that no classifier of some slots (None: all) can be trained on, in one CorpusError line.
+
+    No labels, or an utterance without one; no training utterances; a slot with one label in train; a label in valid
+    or test that train lacks.
+    """
+    require_labels(corpus, slots)
     splits = corpus.splits()
     if "train" not in splits and not any(_FOLD.fullmatch(name) for name in splits):
         raise CorpusError(
             f"{corpus.name} has no train split, only {', '.join(splits)}; add training utterances"
         )
-    for slot in corpus.slots:
-        in_train = {u.labels.get(slot) for u in corpus.utterances if u.split not in ("valid", "test")}
+    for slot in corpus.slots if slots is None else slots:
+        in_train = {u.labels[slot] for u in corpus.utterances if u.split not in ("valid", "test")}
         if len(in_train) < 2:
             only = next(iter(in_train))
             raise CorpusError(f"{corpus.name}: slot '{slot}' has one label, '{only}'; a classifier needs two")
         for utterance in corpus.utterances:
-            if (label := utterance.labels.get(slot)) not in in_train:
+            if (label := utterance.labels[slot]) not in in_train:
                 where = f"{corpus.name}: '{utterance.id}' in {utterance.split}"
                 raise CorpusError(f"{where} has {slot} '{label}', which no training utterance has; add some")

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from speechprompt.errors import CorpusError, UnknownName
+from speechprompt.errors import CorpusError, UnknownName, UsageError
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.rows import Row, Source, assemble, label_text, located
 from speechprompt.speech.splits import canonical_split
@@ -28,7 +28,8 @@ def read_tables(
     """Read one table, or one per split: pairs of a path and the split of its rows (None: a column says).
 
     Columns: `path` (or file_name), `label` or the ones that `slots` names, and optionally split, speaker,
-    start, end (seconds) and id; the rest is kept. CorpusError names file and line.
+    start, end (seconds) and id; the rest is kept. CorpusError names file and line; UsageError: a slot that holds
+    no labels.
     """
     tables = [_Table(path, split, slots, split_field) for path, split in paths]
     notices = [notice for table in tables[:1] for notice in table.notices]
@@ -54,6 +55,10 @@ class _Table:
         for slot in slots or ():
             if slot not in self._columns:
                 raise UnknownName("slot", slot, self._columns)
+            if slot in (self._path_column, *_STARTS, *_ENDS):
+                raise UsageError(
+                    f"column '{slot}' of {path} says where the audio is; name columns of labels as slots"
+                )
         self._slots = tuple(slots) if slots is not None else ("label",) if "label" in self._columns else ()
         self.notices = () if self._slots else (self._unlabelled(),)
 

@@ -1,0 +1,85 @@
+"""Clips that cannot be read, or are too long for the LM: named before any work, or left out and listed when asked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from cli.material import QUICK, Run
+
+COMMANDS = (
+    "train",
+    "train --folds 3",
+    "sweep --try seed=0",
+    "evaluate",
+    "report",
+    "baseline",
+    "compare --steps 2",
+)
+
+
+def broken(path: Path) -> None:
+    path.write_bytes(b"RIFF")
+
+
+def long(path: Path) -> None:
+    """12 s, a unit a frame: 600 of them, where the toy LM reads 512."""
+    loudness = np.tile(np.repeat([0.5, 0.005], 160), 300)
+    soundfile.write(path, loudness * np.tile([1, -1], len(loudness) // 2), 8000)
+
+
+def arguments(command: str, source: Path, prompt: Path, out: Path) -> tuple[object, ...]:
+    verb, *flags = command.split()
+    artifact = [prompt] if verb in ("evaluate", "report") else []
+    to = ["--out", out] if verb in ("train", "sweep", "report") else []
+    quick = QUICK if verb in ("train", "sweep") else ()
+    return (verb, *artifact, source, *to, *flags, *quick)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "hint", "command"),
+    [
+        *((long, "odd.wav' has 600 units", command) for command in COMMANDS),
+        *((broken, "odd.wav", command) for command in ("train", "evaluate")),
+    ],
+)
+def test_a_clip_is_named_or_left_out(
+    run: Run,
+    toy: Path,
+    toy_tokenizer: None,
+    clips: Path,
+    pitch: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    hint: str,
+    command: str,
+) -> None:
+    folder = Path(shutil.copytree(clips, tmp_path / "clips"))
+    spoil(folder / "odd.wav")
+    splits = ("train", "train", "valid", "test")
+    rows = [f"{p},{p.parent.name},{splits[i % 4]}" for i, p in enumerate(sorted(folder.glob("*/*.wav")))]
+    spoilt = [f"{folder / 'odd.wav'},low,test"] * (command in ("evaluate", "report", "baseline"))
+    spoilt = spoilt or [f"{folder / 'odd.wav'},low,train"]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,label,split", *rows, *spoilt]) + "\n")
+    call = (*arguments(command, tmp_path / "clips.csv", pitch, tmp_path / "out"), "--lm", toy)
+    ran = run(*call, "--quiet")
+    assert ran.code == 1
+    assert hint in ran.error
+    assert "step" not in ran.out
+    ran = run(*call, "--skip-unreadable")
+    assert ran.code == 0, ran.err
+    assert "odd.wav' was left out" in ran.err
+
+
+def test_units_may_be_of_any_length_until_an_lm_reads_them(
+    run: Run, toy: Path, toy_tokenizer: None, tmp_path: Path
+) -> None:
+    (tmp_path / "clips" / "low").mkdir(parents=True)
+    long(tmp_path / "clips" / "low" / "odd.wav")
+    ran = run("encode", tmp_path / "clips", "--lm", toy, "--out", tmp_path / "u.jsonl", "--json", "--quiet")
+    assert (ran.code, ran.document["units"]) == (0, 600)
