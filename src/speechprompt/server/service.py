@@ -82,6 +82,8 @@ class Service:
                 await asyncio.to_thread(self.artifacts.scan)
             except SpeechPromptError as error:
                 logger.warning("the artifacts cannot be watched", extra={"reason": str(error)})
+            except Exception:
+                logger.exception("the artifacts cannot be watched")
 
     def client_of(self, connection: HTTPConnection) -> str:
         """Whom fairness counts this connection for."""
