@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from speechprompt.errors import ArtifactError, SpeechPromptError, UsageError
+from speechprompt.errors import ArtifactError, OutputExists, SpeechPromptError, UsageError
 from speechprompt.prompting.artifact import CONFIG, METRICS, TENSORS, Artifact
 from speechprompt.server.archive import unpack
 from speechprompt.server.catalogue import Catalogue, ServedTask
@@ -87,10 +87,20 @@ class ArtifactsFolder:
                 raise ArtifactError(str(error).replace(f"{scratch}/", "").replace(scratch, name)) from None
             return self.register(artifact, name)
 
-    def register(self, artifact: Artifact, name: str) -> ServedTask:
-        """Serve an artifact under `name` from now on, and keep it in the folder. ArtifactError when it is unfit."""
+    def check_free(self, name: str) -> None:
+        """OutputExists when a task has this name, or a folder that is not served, such as a refused one."""
+        if name in self.catalogue.tasks or (self.folder and os.path.lexists(self.folder / name)):
+            raise OutputExists(f"task '{name}'")
+
+    def register(self, artifact: Artifact, name: str, force: bool = True) -> ServedTask:
+        """Serve an artifact under `name` from now on, and keep it in the folder. ArtifactError when it is unfit.
+
+        OutputExists where there is one already, unless `force`.
+        """
         check_name(name)
         with self._changing:
+            if not force:
+                self.check_free(name)
             task = self._ready(replace(artifact, path=None), name)
             if self.folder is not None:
                 artifact.save(self.folder / name, force=True)
