@@ -8,6 +8,7 @@ import re
 import secrets
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -45,6 +46,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 UNKNOWN_ROUTE = "other"
 ARRIVAL = "speechprompt.arrival"
 """Where a connection's scope has the room that the gate keeps for it."""
+LEAVING = "speechprompt.leaving"
+"""Where a connection's scope has what ends with it: an ExitStack."""
 PROBES = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds, so not worth a line each."""
 
@@ -78,7 +81,9 @@ class FrontDoor:
             await send(message)
 
         try:
-            await self.app(scope, receive, sending)
+            with ExitStack() as leaving:
+                scope[LEAVING] = leaving
+                await self.app(scope, receive, sending)
         finally:
             if ARRIVAL in scope:
                 scope[ARRIVAL].leave()

@@ -40,7 +40,7 @@ async def get_task(request: Request, name: Name) -> TaskDetails:
 
 @router.put(
     "/v1/tasks/{name}",
-    responses=problems(401, 403, 413),
+    responses=problems(401, 403, 413, 429),
     openapi_extra={
         "requestBody": {
             "required": True,
