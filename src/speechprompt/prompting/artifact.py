@@ -348,10 +348,9 @@ def model_card(config: PromptConfig, metrics: Mapping[str, Any]) -> str:
 def _accuracy(value: object) -> str | None:
     """A number or an interval in words; None for anything else, since metrics.json may come from elsewhere."""
     if isinstance(value, Mapping):
-        numbers = [value.get(part) for part in ("estimate", "low", "high")]
-        if all(map(_is_number, numbers)):
-            return "{:.3f} (95 % interval {:.3f} to {:.3f})".format(*numbers)
-        return None
+        parts = [value.get(part) for part in ("estimate", "low", "high")]
+        numbers = [part for part in parts if _is_number(part)]
+        return "{:.3f} (95 % interval {:.3f} to {:.3f})".format(*numbers) if len(numbers) == 3 else None
     return f"{value:.3f}" if _is_number(value) else None
 
 

@@ -44,6 +44,7 @@ class Service:
         self.gate = Gate()
         self.decoders = ThreadPoolExecutor(DECODERS, "decoder")
         self.ready, self.draining = False, False
+        self.failure: Exception | None = None
         self.streams = Room(settings.streams, "streams")
         self.bodies = Room(max(settings.held_bytes, settings.body_bytes), "bytes for bodies")
         self._stop = threading.Event()
@@ -62,9 +63,13 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Load, serve while the context lasts, then finish what was accepted."""
-        await asyncio.to_thread(self.engine.start)
-        await asyncio.to_thread(self.artifacts.scan)
+        """Load, serve while the context lasts, then finish what was accepted. `failure` is why it could not load."""
+        try:
+            await asyncio.to_thread(self.engine.start)
+            await asyncio.to_thread(self.artifacts.scan)
+        except Exception as error:
+            self.failure = error
+            raise
         watcher = asyncio.create_task(self._watch())
         self.ready = True
         try:
