@@ -47,7 +47,7 @@ def address(app: FastAPI) -> Iterator[str]:
     server = GracefulServer(configuration(app), app.state.service)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
-    while not server.started:
+    while not app.state.service.ready:
         thread.join(0.01)
         assert thread.is_alive()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"

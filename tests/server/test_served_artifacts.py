@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
+import shutil
 import struct
+import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from fastapi.testclient import TestClient
 
 from server.material import TOKEN, clip_bytes, toy_artifact
 from speechprompt.errors import ArtifactError
-from speechprompt.prompting.artifact import CONFIG, TENSORS
+from speechprompt.prompting.artifact import CARD, CONFIG, METRICS, TENSORS
 from speechprompt.server.app import create_app
 from speechprompt.server.archive import unpack
 from speechprompt.server.service import Service
@@ -172,6 +176,129 @@ def test_a_trained_artifact_is_served_at_once(app: FastAPI, client: TestClient, 
     assert (folder / "taught" / CONFIG).is_file()
     service.artifacts.scan()
     assert "taught" in names(client)
+
+
+@pytest.fixture
+def closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that this user may not look into, also where the tests run as root."""
+    found = folder / "lost+found"
+    found.mkdir()
+
+    def refusing(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Path, **options: Any) -> Any:
+            if found in path.parents:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return plain(path, **options)
+
+        return call
+
+    for name in ("stat", "read_bytes"):
+        monkeypatch.setattr(Path, name, refusing(getattr(Path, name)))
+    return found
+
+
+def test_a_folder_that_may_not_be_read_is_refused_alone(closed: Path, app: FastAPI) -> None:
+    with TestClient(app) as client:
+        assert names(client) == ["both", "length", "word"]
+        reason = client.get("/v1/tasks").json()["refused"][closed.name]
+    assert reason == f"{closed.name}/{CONFIG} cannot be read: Permission denied"
+
+
+def test_the_folder_is_watched_after_a_failure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(SPOKEN, ServerSettings(artifacts=folder, watch_seconds=0.01))
+    service: Service = app.state.service
+    scans, plain = iter(range(1000)), service.artifacts.scan
+    again = threading.Event()
+
+    def scan() -> None:
+        number = next(scans)
+        if number == 1:
+            raise OSError("a disk that fell off")
+        plain()
+        if number > 1:
+            again.set()
+
+    monkeypatch.setattr(service.artifacts, "scan", scan)
+    with TestClient(app):
+        assert again.wait(30)
+    assert "a disk that fell off" in caplog.text
+
+
+FOREIGN_METRICS = {
+    "surrogate": b'{"x": "\\ud800"}',
+    "depth": b'{"x": ' + b"[" * 300 + b"]" * 300 + b"}",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN_METRICS.values(), ids=FOREIGN_METRICS)
+def test_metrics_that_cannot_be_shown_are_refused(
+    app: FastAPI, client: TestClient, folder: Path, content: bytes
+) -> None:
+    packed = zipped({**files_of(folder / "word"), METRICS: content})
+    response = client.put("/v1/tasks/new", content=packed, headers=ALLOWED)
+    assert response.status_code == 422, response.text
+    assert METRICS in response.json()["detail"]
+    assert not (folder / "new").exists()
+    shutil.copytree(folder / "word", folder / "copied")
+    (folder / "copied" / METRICS).write_bytes(content)
+    (folder / "both").rename(folder / os.fsdecode(b"\xff"))
+    app.state.service.artifacts.scan()
+    listed = client.get("/v1/tasks").json()
+    assert [task["name"] for task in listed["tasks"]] == ["length", "word"]
+    assert list(listed["refused"]) == ["copied", "\\udcff"]
+
+
+@pytest.mark.parametrize(
+    "accuracy",
+    ["high", {"estimate": 0.5}, {"estimate": "a", "low": 0, "high": 1}, None, True, 10**400],
+    ids=["word", "part", "letters", "none", "truth", "huge"],
+)
+def test_foreign_metrics_are_kept_but_not_in_words(
+    client: TestClient, folder: Path, accuracy: object
+) -> None:
+    metrics = {"valid": {"accuracy": 0.25}, "test": {"accuracy": accuracy}}
+    packed = zipped({**files_of(folder / "word"), METRICS: json.dumps(metrics).encode()})
+    response = client.put("/v1/tasks/new", content=packed, headers=ALLOWED)
+    assert response.status_code == 200, response.text
+    assert response.json()["metrics"] == metrics
+    card = (folder / "new" / CARD).read_text()
+    assert "valid: accuracy 0.250" in card
+    assert "test: accuracy" not in card
+
+
+@pytest.mark.parametrize("name", ["mein prompt", "schön", "linked"])
+def test_a_deleted_task_does_not_come_back(
+    app: FastAPI, client: TestClient, folder: Path, tmp_path: Path, name: str
+) -> None:
+    if name == "linked":
+        shutil.copytree(folder / "word", tmp_path / "elsewhere")
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    else:
+        shutil.copytree(folder / "word", folder / name)
+    scan = app.state.service.artifacts.scan
+    scan()
+    assert name in names(client)
+    assert client.delete(f"/v1/tasks/{name}", headers=ALLOWED).status_code == 204
+    scan()
+    assert names(client) == ["both", "length", "word"]
+    assert not os.path.lexists(folder / name)
+    assert (tmp_path / "elsewhere" / CONFIG).is_file() == (name == "linked")
+
+
+def test_a_folder_that_cannot_be_deleted_is_served_on(
+    app: FastAPI, client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rmtree(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    response = client.delete("/v1/tasks/word", headers=ALLOWED)
+    assert response.status_code == 422, response.text
+    assert "could not be deleted" in response.json()["detail"]
+    assert "word" in names(client)
 
 
 def test_unpacking_takes_known_files_only(folder: Path, tmp_path: Path) -> None:

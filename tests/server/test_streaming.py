@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,32 @@ def test_streams_are_counted(folder: Path) -> None:
         with client.websocket_connect("/v1/stream") as second:
             assert "all 1 streams are taken" in json.loads(second.receive_text())["detail"]
             assert second.receive()["code"] == 1013
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [("stream_idle_seconds", "nothing arrived for 0.1 s"), ("stream_seconds", "over 0.1 s")],
+)
+def test_a_silent_stream_gives_its_place_back(folder: Path, limit: str, says: str) -> None:
+    app = create_app(SPOKEN, ServerSettings(artifacts=folder, watch_seconds=0, **{limit: 0.1}))
+    with TestClient(app) as client, client.websocket_connect("/v1/stream") as socket:
+        assert json.loads(socket.receive_text())["event"] == "ready"
+        assert says in json.loads(socket.receive_text())["detail"]
+        assert socket.receive()["code"] == 1008
+        assert "speechprompt_streams 0.0" in client.get("/metrics").text
+
+
+def test_one_client_leaves_streams_to_others(folder: Path) -> None:
+    app = create_app(
+        SPOKEN, ServerSettings(artifacts=folder, watch_seconds=0, streams=4, client_header="x-client")
+    )
+    with TestClient(app) as client, ExitStack() as open_streams:
+        told = []
+        for who in ("one", "one", "one", "other"):
+            stream = client.websocket_connect("/v1/stream", headers={"x-client": who})
+            told.append(json.loads(open_streams.enter_context(stream).receive_text()))
+        assert [message["event"] for message in told] == ["ready", "ready", "problem", "ready"]
+        assert "half of the 4 streams" in told[2]["detail"]
 
 
 @settings(max_examples=25, deadline=None)

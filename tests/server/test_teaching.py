@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -15,11 +16,11 @@ from fastapi.testclient import TestClient
 
 from server.material import TOKEN, clip_bytes, toy_artifact
 from speechprompt.experiments.demo import FOLDER
-from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.artifact import CONFIG, Artifact
 from speechprompt.server import lessons as lessons_module
 from speechprompt.server import teacher
 from speechprompt.server.app import create_app
-from speechprompt.server.lessons import Lessons, TeachingLimits
+from speechprompt.server.lessons import ARTIFACT, Lesson, Lessons, TeachingLimits
 from speechprompt.server.settings import ServerSettings
 from speechprompt.server.teaching import keeper, plan_of
 from speechprompt.spoken_lm import SpokenLM
@@ -120,6 +121,39 @@ def test_who_may_not_teach_and_what_cannot_be_taught(quick: TestClient) -> None:
     assert quick.get("/v1/teaching/nothing").status_code == 404
 
 
+def test_what_is_there_is_not_taught_over(app: FastAPI, folder: Path, scratch: Path) -> None:
+    (folder / "word" / CONFIG).write_bytes(b"of another time")
+    with TestClient(app) as client:
+        app.state.lessons = Lessons({}, keeper(app.state.service), None, WAITING_TEACHER)
+        assert list(client.get("/v1/tasks").json()["refused"]) == ["word"]
+
+        def status(name: str, **fields: str) -> int:
+            return int(client.post("/v1/teaching", **form(name=name, **fields)).status_code)
+
+        assert [status("word"), status("word", replace="true")] == [409, 202]
+        assert [status("new"), status("new"), status("new", replace="true")] == [202, 409, 202]
+
+
+@pytest.mark.parametrize(("replace", "state"), [("false", "failed"), ("true", "done")])
+def test_a_task_that_came_during_the_lesson_is_not_taught_over(
+    app: FastAPI, scratch: Path, monkeypatch: pytest.MonkeyPatch, replace: str, state: str
+) -> None:
+    service = app.state.service
+    taught = dataclasses.replace(toy_artifact("late", ["length"]), metrics={"held_out": {"clips": 6}})
+
+    async def teach(lessons: Lessons, lesson: Lesson) -> None:
+        taught.save(lesson.folder / ARTIFACT)
+        service.artifacts.register(toy_artifact("late", ["word"]), "late")
+
+    monkeypatch.setattr(Lessons, "_teach", teach)
+    with TestClient(app) as client:
+        found = ended(client, client.post("/v1/teaching", **form(name="late", replace=replace)).json())
+        assert found["state"] == state, found
+        assert state == "done" or "task 'late' already exists" in found["problem"]
+        slots = client.get("/v1/tasks/late").json()["slots"]
+        assert list(slots) == (["length"] if state == "done" else ["word"])
+
+
 def test_a_server_without_a_token_teaches_nobody(folder: Path) -> None:
     from toys import SPOKEN
 
@@ -186,5 +220,5 @@ def test_an_artifact_of_another_model_is_not_kept(app: FastAPI, tmp_path: Path) 
     (folder / "prompt_config.json").write_text(json.dumps({**config, "lm_fingerprint": "another"}))
     with TestClient(app) as client:
         with pytest.raises(Exception, match="another"):
-            keeper(app.state.service)(folder, "foreign")
+            keeper(app.state.service)(folder, "foreign", True)
         assert client.get("/v1/tasks/foreign").status_code == 404

@@ -42,6 +42,9 @@ def serve(
     ] = None,
     deadline: Annotated[float, typer.Option("--deadline", help="Seconds to answer in by default.")] = 10.0,
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Largest body.")] = 25 * 2**20,
+    max_held_bytes: Annotated[
+        int, typer.Option("--max-held-bytes", help="All bodies together; a client gets half.")
+    ] = 2**30,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest clip.")] = 600.0,
     drain: Annotated[
         float, typer.Option("--drain", help="Seconds to serve on, not ready, after SIGTERM.")
@@ -72,6 +75,7 @@ def serve(
         token=_token(token_file),
         deadline_seconds=deadline,
         body_bytes=max_bytes,
+        held_bytes=max_held_bytes,
         clip_seconds=max_seconds,
         drain_seconds=drain,
         client_header=client_header,

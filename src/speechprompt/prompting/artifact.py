@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -341,12 +342,21 @@ def model_card(config: PromptConfig, metrics: Mapping[str, Any]) -> str:
     if isinstance(shots := corpus.get("shots"), Mapping):
         lines += [f"- Shots: {shots.get('count')} training utterances a label, seed {shots.get('seed')}"]
     for split, numbers in metrics.items():
-        if isinstance(numbers, Mapping) and "accuracy" in numbers:
-            accuracy = numbers["accuracy"]
-            if isinstance(accuracy, Mapping):
-                accuracy = "{estimate:.3f} (95 % interval {low:.3f} to {high:.3f})".format_map(accuracy)
-            else:
-                accuracy = f"{accuracy:.3f}"
+        accuracy = _accuracy(numbers.get("accuracy")) if isinstance(numbers, Mapping) else None
+        if accuracy is not None:
             lines += [f"- {split}: accuracy {accuracy}"]
     lines += ["", f"Use it: `speechprompt predict FILE --prompt FOLDER --lm {config.spoken_lm}`", ""]
     return "\n".join(lines)
+
+
+def _accuracy(value: object) -> str | None:
+    """A number or an interval in words; None for anything else, since metrics.json may come from elsewhere."""
+    if isinstance(value, Mapping):
+        parts = [value.get(part) for part in ("estimate", "low", "high")]
+        numbers = [part for part in parts if _is_number(part)]
+        return "{:.3f} (95 % interval {:.3f} to {:.3f})".format(*numbers) if len(numbers) == 3 else None
+    return f"{value:.3f}" if _is_number(value) else None
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max

@@ -6,18 +6,21 @@ Everything is validated before it is served, and served by one swap of the catal
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from speechprompt.errors import ArtifactError, SpeechPromptError, UsageError
+from speechprompt.errors import ArtifactError, OutputExists, SpeechPromptError, UsageError
 from speechprompt.prompting.artifact import CONFIG, METRICS, TENSORS, Artifact
 from speechprompt.server.archive import unpack
 from speechprompt.server.catalogue import Catalogue, ServedTask
+from speechprompt.server.presenting import details
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +54,11 @@ class ArtifactsFolder:
                 refused.pop(name, None)
                 try:
                     fresh.append(self._load(self.folder / name, name))
-                except SpeechPromptError as error:
-                    refused[name] = str(error)
-                    logger.warning("artifact refused", extra={"task": name, "reason": str(error)})
+                except Exception as error:  # one folder must not take the others down
+                    foreseen = isinstance(error, SpeechPromptError)
+                    refused[name] = str(error) if foreseen else f"{name} cannot be served: {error!r}"
+                    extra = {"task": name, "reason": refused[name]}
+                    logger.warning("artifact refused", extra=extra, exc_info=not foreseen)
                 else:
                     self._served[name] = signature
             self.refused = refused
@@ -82,34 +87,58 @@ class ArtifactsFolder:
                 raise ArtifactError(str(error).replace(f"{scratch}/", "").replace(scratch, name)) from None
             return self.register(artifact, name)
 
-    def register(self, artifact: Artifact, name: str) -> ServedTask:
-        """Serve an artifact under `name` from now on, and keep it in the folder. ArtifactError when it is unfit."""
+    def check_free(self, name: str) -> None:
+        """OutputExists when a task has this name, or a folder that is not served, such as a refused one."""
+        if name in self.catalogue.tasks or (self.folder and os.path.lexists(self.folder / name)):
+            raise OutputExists(f"task '{name}'")
+
+    def register(self, artifact: Artifact, name: str, force: bool = True) -> ServedTask:
+        """Serve an artifact under `name` from now on, and keep it in the folder. ArtifactError when it is unfit.
+
+        OutputExists where there is one already, unless `force`.
+        """
         check_name(name)
         with self._changing:
-            task = self.catalogue.served(replace(artifact, path=None), name)
+            if not force:
+                self.check_free(name)
+            task = self._ready(replace(artifact, path=None), name)
             if self.folder is not None:
                 artifact.save(self.folder / name, force=True)
                 self._served[name] = self._tried[name] = _signature(self.folder / name)
-                self.refused = {key: reason for key, reason in self.refused.items() if key != name}
+                self._forget_refusal(name)
             self.catalogue.put(task)
             logger.info("artifact served", extra={"task": name, "revision": task.revision})
             return task
 
     def delete(self, name: str) -> None:
-        """Stop serving a task and delete its folder. UnknownName."""
+        """Delete a task's folder and stop serving it. UnknownName; ArtifactError when the folder stays."""
         with self._changing:
+            self.catalogue.task(name)
+            if self.folder is not None and name in self._served:
+                _remove(self.folder / name)
             self.catalogue.remove(name)
             self._served.pop(name, None)
             self._tried.pop(name, None)
-            if self.folder is not None and NAME.fullmatch(name):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+            self._forget_refusal(name)
             logger.info("artifact removed", extra={"task": name})
+
+    def _forget_refusal(self, name: str) -> None:
+        self.refused = {key: reason for key, reason in self.refused.items() if key != name}
 
     def _load(self, path: Path, name: str) -> ServedTask:
         try:
-            return self.catalogue.served(Artifact.load(path, self.catalogue.spoken_lm), name)
+            return self._ready(Artifact.load(path, self.catalogue.spoken_lm), name)
         except SpeechPromptError as error:
             raise ArtifactError(str(error).replace(str(path), name)) from None
+
+    def _ready(self, artifact: Artifact, name: str) -> ServedTask:
+        """An artifact that can be served, and shown in the list of tasks. ArtifactError."""
+        task = self.catalogue.served(artifact, name)
+        try:
+            details(task).model_dump_json()
+        except ValueError as error:  # pydantic's own: not UTF-8, or nested too deep
+            raise ArtifactError(f"{name}: its name or {METRICS} cannot be shown as JSON: {error}") from None
+        return task
 
 
 def check_name(name: str) -> None:
@@ -120,6 +149,21 @@ def check_name(name: str) -> None:
         )
 
 
+def _remove(folder: Path) -> None:
+    """Delete a prompt folder, or a link to one but not what it points to. ArtifactError when it is still there."""
+    try:
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
+    except OSError as error:
+        if os.path.lexists(folder):
+            raise ArtifactError(
+                f"{folder.name} could not be deleted and is served on: {error.strerror}; "
+                "make its folder writable for the server, or delete it there"
+            ) from None
+
+
 def _signatures(folder: Path) -> Iterator[tuple[str, Signature]]:
     """Each prompt folder with what changes when it is written. Hidden folders are work in progress."""
     try:
@@ -127,8 +171,18 @@ def _signatures(folder: Path) -> Iterator[tuple[str, Signature]]:
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from None
     for child in children:
-        if not child.name.startswith(".") and (child / CONFIG).is_file():
+        if not child.name.startswith(".") and _may_be_prompt(child):
             yield child.name, _signature(child)
+
+
+def _may_be_prompt(folder: Path) -> bool:
+    """Whether it has a configuration, or cannot be looked into, which reading it will say."""
+    try:
+        return stat.S_ISREG((folder / CONFIG).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _signature(folder: Path) -> Signature:

@@ -8,11 +8,14 @@ import re
 import secrets
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from speechprompt.server.problems import problem
+from speechprompt.server.room import RETRY_SECONDS
 from speechprompt.server.service import Service
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 UNKNOWN_ROUTE = "other"
 ARRIVAL = "speechprompt.arrival"
 """Where a connection's scope has the room that the gate keeps for it."""
+LEAVING = "speechprompt.leaving"
+"""Where a connection's scope has what ends with it: an ExitStack."""
 PROBES = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds, so not worth a line each."""
 
@@ -60,9 +65,7 @@ class FrontDoor:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        scope["request_id"] = request_id
+        scope["request_id"] = request_id = new_request_id(scope)
         began, status = time.monotonic(), 101 if scope["type"] == "websocket" else 0
 
         async def sending(message: Message) -> None:
@@ -70,35 +73,60 @@ class FrontDoor:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
                 if self.service.draining:
                     headers["connection"] = "close"
-                for name, value in SECURITY_HEADERS.items():
+                for name, value in headers_of_every_answer(request_id).items():
                     headers.setdefault(name, value)
             await send(message)
 
         try:
-            await self.app(scope, receive, sending)
+            with ExitStack() as leaving:
+                scope[LEAVING] = leaving
+                app = self.app if self.service.ready or scope["path"] in PROBES else _not_ready
+                await app(scope, receive, sending)
         finally:
             if ARRIVAL in scope:
                 scope[ARRIVAL].leave()
-            self._record(scope, request_id, status, time.monotonic() - began)
+            route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
+            record(self.service, scope, route, status, time.monotonic() - began)
 
-    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
-        self.service.metrics.request(route, status, seconds)
-        logger.log(
-            logging.DEBUG if route in PROBES else logging.INFO,
-            "request",
-            extra={
-                "request_id": request_id,
-                "method": scope.get("method", "WS"),
-                "path": scope["path"][:200],
-                "status": status,
-                "milliseconds": round(seconds * 1000, 1),
-                **scope.get("log", {}),
-            },
-        )
+
+def new_request_id(scope: Scope) -> str:
+    """The id that the client gives its request, if it is one, else one of our own."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def headers_of_every_answer(request_id: str) -> dict[str, str]:
+    """What an answer has whatever it is about."""
+    return {"x-request-id": request_id, **SECURITY_HEADERS}
+
+
+def record(service: Service, scope: Scope, route: str, status: int, seconds: float) -> None:
+    """Count a request that was answered, and log it."""
+    service.metrics.request(route, status, seconds)
+    logger.log(
+        logging.DEBUG if route in PROBES else logging.INFO,
+        "request",
+        extra={
+            "request_id": scope["request_id"],
+            "method": scope.get("method", "WS"),
+            "path": scope["path"][:200],
+            "status": status,
+            "milliseconds": round(seconds * 1000, 1),
+            **scope.get("log", {}),
+        },
+    )
+
+
+async def _not_ready(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer before everything is loaded."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1013})
+        return
+    response = problem(scope["request_id"], 503, "the server is loading; try again when /readyz says so")
+    response.headers["Retry-After"] = str(RETRY_SECONDS)
+    await response(scope, receive, send)
 
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "color_message"}

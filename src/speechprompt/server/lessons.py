@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from speechprompt.errors import Overloaded, SpeechPromptError, TrainingError, UnknownName
+from speechprompt.errors import OutputExists, Overloaded, SpeechPromptError, TrainingError, UnknownName
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class Lesson:
     name: str
     folder: Path
     labels: Mapping[str, int]
+    replace: bool = False
     state: State = "waiting"
     stage: str = "waiting"
     step: int = 0
@@ -88,15 +89,15 @@ class Lesson:
 class Lessons:
     """All lessons of a server. Lives on one event loop; call `close` before it ends.
 
-    `plan` is what the teacher needs to know of the spoken LM; `keep(folder, name)` validates the artifact in a
-    folder and begins to serve it under a name (it runs on a thread and may raise SpeechPromptError). `teacher` is
+    `plan` is what the teacher needs to know of the spoken LM; `keep(folder, name, replace)` validates the artifact in
+    a folder and begins to serve it under a name (it runs on a thread and may raise SpeechPromptError). `teacher` is
     the command that takes a lesson's folder.
     """
 
     def __init__(
         self,
         plan: Mapping[str, Any],
-        keep: Callable[[Path, str], Mapping[str, Any]],
+        keep: Callable[[Path, str, bool], Mapping[str, Any]],
         limits: TeachingLimits | None = None,
         teacher: Sequence[str] = TEACHER,
     ) -> None:
@@ -111,9 +112,14 @@ class Lessons:
         if waiting >= self.limits.most_waiting:
             raise Overloaded(f"{waiting} lessons are waiting; try again when one has ended", 30)
 
-    def begin(self, name: str, clips: Sequence[LabelledClip]) -> Lesson:
-        """Queue a lesson. Overloaded as `check_room`; side effect: a scratch folder with the clips."""
+    def begin(self, name: str, clips: Sequence[LabelledClip], replace: bool = False) -> Lesson:
+        """Queue a lesson. Overloaded as `check_room`; side effect: a scratch folder with the clips.
+
+        OutputExists where a lesson of this name has not ended, or a task has it when this one ends, unless `replace`.
+        """
         self.check_room()
+        if not replace and any(one.name == name and not one.ended for one in self.lessons.values()):
+            raise OutputExists(f"a lesson for task '{name}'")
         folder = Path(tempfile.mkdtemp(prefix="speechprompt-lesson-"))
         plan = {**self.plan, "name": name, "seconds": self.limits.most_seconds, "clips": []}
         for i, clip in enumerate(clips):
@@ -124,7 +130,7 @@ class Lessons:
         counts = dict.fromkeys((clip.label for clip in clips), 0)
         for clip in clips:
             counts[clip.label] += 1
-        lesson = Lesson(uuid.uuid4().hex, name, folder, counts)
+        lesson = Lesson(uuid.uuid4().hex, name, folder, counts, replace)
         self._forget_old()
         self.lessons[lesson.id] = lesson
         lesson.work = asyncio.create_task(self._run(lesson))
@@ -162,7 +168,8 @@ class Lessons:
                 async with asyncio.timeout(60 * self.limits.minutes):
                     await self._teach(lesson)
                 lesson.stage = "checking"
-                lesson.held_out = await asyncio.to_thread(self.keep, lesson.folder / ARTIFACT, lesson.name)
+                kept = asyncio.to_thread(self.keep, lesson.folder / ARTIFACT, lesson.name, lesson.replace)
+                lesson.held_out = await kept
             lesson.state = lesson.stage = "done"
         except asyncio.CancelledError:
             lesson.state = "cancelled"

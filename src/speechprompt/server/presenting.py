@@ -31,6 +31,11 @@ def details(task: ServedTask) -> TaskDetails:
     )
 
 
+def printable(text: str) -> str:
+    """Names of files as they can be sent: what is not UTF-8 in them as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _about(task: ServedTask) -> Mapping[str, Any]:
     config = task.config
     return {

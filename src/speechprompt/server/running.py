@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import secrets
 import signal
 import socket
 import sys
@@ -15,11 +14,18 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from starlette.requests import HTTPConnection
+from uvicorn.lifespan.off import LifespanOff
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from speechprompt.errors import Overloaded, WorkError
 from speechprompt.server.app import create_app
-from speechprompt.server.front_door import ARRIVAL, log_as_json
+from speechprompt.server.front_door import (
+    ARRIVAL,
+    headers_of_every_answer,
+    log_as_json,
+    new_request_id,
+    record,
+)
 from speechprompt.server.problems import problem_of
 from speechprompt.server.service import Service
 from speechprompt.server.settings import ServerSettings
@@ -42,7 +48,7 @@ STREAM_MESSAGE_BYTES = 2**20
 def run_server(
     spoken_lm: SpokenLM, settings: ServerSettings, host: str, port: int, quiet: bool = False
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Blocks. WorkError when the address is taken.
+    """Serve until SIGTERM or SIGINT. Blocks. WorkError when the address is taken; what loading raises.
 
     Side effects: sets the logging of this package and of uvicorn, and the handlers of both signals.
     """
@@ -53,6 +59,8 @@ def run_server(
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it is done
         signal.signal(number, lambda *_: None)
     GracefulServer(configuration(app), app.state.service).run([listening])
+    if app.state.service.failure is not None:
+        raise app.state.service.failure
 
 
 def configuration(app: FastAPI) -> uvicorn.Config:
@@ -90,11 +98,20 @@ class GracefulServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._loading: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Load, then listen."""
+        """Listen, and load meanwhile, so that probes are answered from the beginning."""
+        lifespan, self.lifespan = self.lifespan, LifespanOff(self.config)  # which uvicorn would wait for
         await super().startup(sockets)
-        for listening in sockets or []:
+        self.lifespan = lifespan
+        self._loading = asyncio.create_task(self._load(sockets or []))
+
+    async def _load(self, sockets: list[socket.socket]) -> None:
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            self.should_exit = True
+        for listening in sockets if not self.should_exit else []:
             host, port = listening.getsockname()[:2]
             logger.info(
                 "serving",
@@ -106,8 +123,9 @@ class GracefulServer(uvicorn.Server):
         self._service.draining = True
         accepted = self._service.gate.accepted
         logger.info("stopping", extra={"accepted": accepted})
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(self._service.settings.drain_seconds)
+        if self._service.ready:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(self._service.settings.drain_seconds)
         await super().shutdown(sockets)
         logger.info("stopped", extra={"left": self._service.gate.accepted})
 
@@ -151,26 +169,48 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_arrived()
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        """Go on with what came meanwhile; later, since a row of refusals would else end inside one another."""
+        if not self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        self.loop.call_soon(self._start_asgi_task, *self.pipeline.pop())
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start a request; one that there is no time for is answered here, at a tenth of what the routes cost."""
-        refusal = self._weighed(cycle.scope) if cycle.scope["path"] in WORK else None
+        if self.transport.is_closing():
+            return
+        refusal = self._weighed(cycle) if cycle.scope["path"] in WORK else None
         if refusal is None:
             super()._start_asgi_task(cycle, app)
             return
         cycle.response_started = cycle.response_complete = True
         self.transport.write(refusal)
+        if not cycle.keep_alive:
+            self.transport.close()
         self.on_response_complete()
 
-    def _weighed(self, scope: Any) -> bytes | None:
+    def _weighed(self, cycle: RequestResponseCycle) -> bytes | None:
         """Keep room for a request, or a whole 429 response when the gate has none for this client."""
+        scope: Any = cycle.scope
         service: Service = self.config.app.state.service  # type: ignore[union-attr]
+        if not service.ready:
+            return None  # the front door says so
         given = DEADLINE.search(scope["query_string"])
         deadline = float(given[1]) if given else service.settings.deadline_seconds
         try:
             scope[ARRIVAL] = service.gate.arrive(service.client_of(HTTPConnection(scope)), deadline)
         except Overloaded as error:
-            response = problem_of(error, secrets.token_hex(8))
-            service.metrics.request(scope["path"], response.status_code, 0.0)
+            scope["request_id"] = new_request_id(scope)
+            response = problem_of(error, scope["request_id"])
+            response.headers.update(headers_of_every_answer(scope["request_id"]))
+            cycle.keep_alive = cycle.keep_alive and not service.draining
+            if not cycle.keep_alive:
+                response.headers["connection"] = "close"
+            record(service, scope, scope["path"], response.status_code, 0.0)
             head = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
             return b"HTTP/1.1 429 Too Many Requests\r\n" + head + b"\r\n" + bytes(response.body)
         return None

@@ -19,6 +19,7 @@ from speechprompt.server.catalogue import Catalogue
 from speechprompt.server.engine import Engine
 from speechprompt.server.gate import Gate
 from speechprompt.server.metrics import Metrics
+from speechprompt.server.room import Room
 from speechprompt.server.settings import ServerSettings
 from speechprompt.spoken_lm import SpokenLM
 
@@ -43,7 +44,9 @@ class Service:
         self.gate = Gate()
         self.decoders = ThreadPoolExecutor(DECODERS, "decoder")
         self.ready, self.draining = False, False
-        self.streams = 0
+        self.failure: Exception | None = None
+        self.streams = Room(settings.streams, "streams")
+        self.bodies = Room(max(settings.held_bytes, settings.body_bytes), "bytes for bodies")
         self._stop = threading.Event()
         self._gauges()
 
@@ -55,13 +58,18 @@ class Service:
         gauge("backlog_seconds", "Time that the accepted work will take", lambda: self.gate.backlog_seconds)
         gauge("encoder_queue", "Windows that wait for the encoder", lambda: self.engine.encoder.queued)
         gauge("lm_queue", "Rows that wait for the LM", lambda: self.engine.lm.queued)
-        gauge("streams", "Open streams", lambda: self.streams)
+        gauge("streams", "Open streams", lambda: self.streams.held)
+        gauge("body_bytes", "Bytes kept for bodies of requests", lambda: self.bodies.held)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Load, serve while the context lasts, then finish what was accepted."""
-        await asyncio.to_thread(self.engine.start)
-        await asyncio.to_thread(self.artifacts.scan)
+        """Load, serve while the context lasts, then finish what was accepted. `failure` is why it could not load."""
+        try:
+            await asyncio.to_thread(self.engine.start)
+            await asyncio.to_thread(self.artifacts.scan)
+        except Exception as error:
+            self.failure = error
+            raise
         watcher = asyncio.create_task(self._watch())
         self.ready = True
         try:
@@ -82,13 +90,16 @@ class Service:
                 await asyncio.to_thread(self.artifacts.scan)
             except SpeechPromptError as error:
                 logger.warning("the artifacts cannot be watched", extra={"reason": str(error)})
+            except Exception:
+                logger.exception("the artifacts cannot be watched")
 
     def client_of(self, connection: HTTPConnection) -> str:
         """Whom fairness counts this connection for."""
         header = self.settings.client_header
-        named = connection.headers.get(header) if header else None
-        if named:
-            return named.rpartition(",")[2].strip()[:100]  # what the nearest proxy said, not what it was told
+        named = connection.headers.getlist(header)[-1:] if header else []
+        for said in named:  # what the nearest proxy said, not what it was told
+            if client := said.rpartition(",")[2].strip()[:100]:
+                return client
         return connection.client.host if connection.client else "local"
 
     def check_token(self, connection: HTTPConnection) -> None:

@@ -14,10 +14,12 @@ class ServerSettings:
     """Options of a server. Lengths and times are in seconds.
 
     `artifacts` is the folder of prompt folders, watched every `watch_seconds` (0: never). `token` allows PUT and
-    DELETE; None refuses both. A body may have `body_bytes` and take `body_seconds` to arrive, a clip may last
-    `clip_seconds` and take `decode_seconds` to decode. Requests may name a deadline up to `longest_deadline_seconds`.
+    DELETE; None refuses both. A body may have `body_bytes` and take `body_seconds` to arrive, all bodies together
+    `held_bytes` from their first byte to their answer, half of it those of one client; a clip may last `clip_seconds`
+    and take `decode_seconds` to decode. Requests may name a deadline up to `longest_deadline_seconds`.
     `batch_rows` bounds a batch of either stage, `batch_seconds` the audio of a batch of the encoder.
-    At most `streams` streams are open, each for `stream_seconds`. When told to stop, the server says for
+    At most `streams` streams are open, half of them of one client, each for `stream_seconds`, of which none may pass
+    in silence for over `stream_idle_seconds`. When told to stop, the server says for
     `drain_seconds` that it is not ready, and still takes requests, before it closes the door.
     `client_header` names the header in which a proxy says who the client is; else fairness goes by address.
     """
@@ -27,6 +29,7 @@ class ServerSettings:
     watch_seconds: float = 2.0
     body_bytes: int = 25 * 2**20
     body_seconds: float = 30.0
+    held_bytes: int = 2**30
     clip_seconds: float = 600.0
     decode_seconds: float = 5.0
     window_seconds: float = 10.0
@@ -37,6 +40,7 @@ class ServerSettings:
     cache_bytes: int = DEFAULT_BYTES
     streams: int = 16
     stream_seconds: float = 3600.0
+    stream_idle_seconds: float = 60.0
     drain_seconds: float = 0.0
     client_header: str | None = None
 

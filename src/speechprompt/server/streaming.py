@@ -8,13 +8,14 @@ Nothing is read while predictions are made, so a client that sends too fast is s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import numpy as np
 import soxr
 from fastapi import APIRouter, Depends, Query, WebSocket, WebSocketDisconnect
+from starlette.types import Message
 
 from speechprompt.errors import Overloaded, SpeechPromptError, TooLarge, UsageError
 from speechprompt.server.catalogue import EVERY_TASK
@@ -29,6 +30,7 @@ router = APIRouter()
 
 END = "end"
 LONGEST_SPEECH_SECONDS = 30.0
+FAREWELL_SECONDS = 5.0
 POLICY_CODE, LATER_CODE = 1008, 1013
 """Close codes of RFC 6455: the request was refused; try again later."""
 
@@ -83,7 +85,17 @@ class Stream:
             self._resampler = soxr.ResampleStream(query.sample_rate, self.rate, 1, dtype="float32")
 
     async def run(self) -> None:
-        """Serve until the client is done, gone, or over its time."""
+        """Serve until the client is done or gone. TooLarge when it is over its time, UsageError when it is silent."""
+        try:
+            async with asyncio.timeout(self.service.settings.stream_seconds):
+                await self._serve()
+        except TimeoutError:
+            raise self._too_long() from None
+
+    def _too_long(self) -> TooLarge:
+        return TooLarge(f"the stream is over {self.service.settings.stream_seconds:g} s; open another")
+
+    async def _serve(self) -> None:
         await self._send({"event": "ready", "sample_rate": self.query.sample_rate, "tasks": self.query.task})
         async for samples in self._samples():
             for part in np.array_split(samples, len(samples) // self.hop + 1):
@@ -96,7 +108,7 @@ class Stream:
         """What arrives, at the tokenizer's rate."""
         longest = self.service.settings.stream_seconds * self.rate
         while self.timeline.length <= longest:
-            message = await self.socket.receive()
+            message = await self._received()
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1000))
             if message.get("text") is not None:
@@ -105,7 +117,15 @@ class Stream:
                 yield self._resampled(b"", last=True)
                 return
             yield self._resampled(message.get("bytes") or b"")
-        raise TooLarge(f"the stream is over {self.service.settings.stream_seconds:g} s; open another")
+        raise self._too_long()
+
+    async def _received(self) -> Message:
+        seconds = self.service.settings.stream_idle_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.socket.receive()
+        except TimeoutError:
+            raise UsageError(f"nothing arrived for {seconds:g} s; open another stream for more") from None
 
     def _resampled(self, content: bytes, last: bool = False) -> Waveform:
         if len(content) % 2:
@@ -160,18 +180,6 @@ def _problem(error: SpeechPromptError) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _place(service: Service) -> Iterator[None]:
-    """One of the server's streams. Overloaded when all are taken."""
-    if service.streams >= service.settings.streams:
-        raise Overloaded(f"all {service.settings.streams} streams are taken; try again later", 10)
-    service.streams += 1
-    try:
-        yield
-    finally:
-        service.streams -= 1
-
-
 @router.websocket("/v1/stream")
 async def stream(socket: WebSocket, query: Annotated[StreamQuery, Depends()]) -> None:
     """Serve one stream; what it may not do is told as a `problem` before it is closed."""
@@ -183,12 +191,14 @@ async def stream(socket: WebSocket, query: Annotated[StreamQuery, Depends()]) ->
         return
     await socket.accept()
     try:
-        with _place(service):
+        with service.streams.place(service.client_of(socket)):
             service.catalogue.chosen(query.task)
             await Stream(socket, service, query).run()
         await socket.close()
     except WebSocketDisconnect:
         return
     except SpeechPromptError as error:
-        await socket.send_json({"event": "problem", "of": "stream", **_problem(error)})
-        await socket.close(LATER_CODE if isinstance(error, Overloaded) else POLICY_CODE)
+        with suppress(TimeoutError, WebSocketDisconnect):  # who does not read is not waited for
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await socket.send_json({"event": "problem", "of": "stream", **_problem(error)})
+                await socket.close(LATER_CODE if isinstance(error, Overloaded) else POLICY_CODE)

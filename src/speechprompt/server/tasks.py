@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from speechprompt.server.description import problems
-from speechprompt.server.presenting import about, details
+from speechprompt.server.presenting import about, details, printable
 from speechprompt.server.schemas import TaskDetails, Tasks
 from speechprompt.server.service import service_of
 from speechprompt.server.uploads import body_of
@@ -28,7 +28,7 @@ async def list_tasks(request: Request) -> Tasks:
         tokenizer=spoken_lm.tokenizer_name,
         license=spoken_lm.license,
         tasks=[about(task) for task in service.catalogue.tasks.values()],
-        refused=dict(service.artifacts.refused),
+        refused={printable(name): printable(why) for name, why in service.artifacts.refused.items()},
     )
 
 
@@ -40,7 +40,7 @@ async def get_task(request: Request, name: Name) -> TaskDetails:
 
 @router.put(
     "/v1/tasks/{name}",
-    responses=problems(401, 403, 413),
+    responses=problems(401, 403, 413, 429),
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -13,7 +13,7 @@ import torch
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
-from speechprompt.errors import OutputExists, TooLarge, UsageError
+from speechprompt.errors import TooLarge, UsageError
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.server.artifacts_folder import NAME, check_name
 from speechprompt.server.classify import form_body
@@ -64,7 +64,9 @@ class LessonForm(BaseModel):
         description="audio, three clips of each label or more",
         json_schema_extra={"items": {"type": "string", "format": "binary"}},
     )
-    replace: Literal["true", "false"] = Field("false", description="allow a task of this name to be replaced")
+    replace: Literal["true", "false"] = Field(
+        "false", description="allow a task, folder or lesson of this name to be replaced"
+    )
 
 
 @asynccontextmanager
@@ -102,12 +104,12 @@ def plan_of(service: Service) -> dict[str, Any]:
     }
 
 
-def keeper(service: Service) -> Callable[[Path, str], Mapping[str, Any]]:
+def keeper(service: Service) -> Callable[[Path, str, bool], Mapping[str, Any]]:
     """What ends a lesson: read the artifact back, serve it and keep it; its held-out numbers. Blocks."""
 
-    def keep(folder: Path, name: str) -> Mapping[str, Any]:
+    def keep(folder: Path, name: str, replace: bool) -> Mapping[str, Any]:
         artifact = Artifact.load(folder, service.spoken_lm)
-        service.artifacts.register(artifact, name)
+        service.artifacts.register(artifact, name, force=replace)
         found: Mapping[str, Any] = artifact.metrics["held_out"]
         return found
 
@@ -143,17 +145,17 @@ async def begin(request: Request, response: Response) -> LessonStatus:
     parts = await read_parts(request, service.settings)
     fields = [(part.name, part.content.decode("utf-8", "replace")) for part in parts if part.filename is None]
     files = [part for part in parts if part.filename is not None and part.name == "clip"]
-    name, replace = (dict(fields).get(field, "") for field in ("name", "replace"))
+    name, replace = dict(fields).get("name", ""), dict(fields).get("replace") == "true"
     check_name(name)
     labels = [value.strip() for field, value in fields if field == "label"]
     _check_counts(labels, len(files), lessons.limits)
-    if name in service.catalogue.tasks and replace != "true":
-        raise OutputExists(f"task '{name}'")
+    if not replace:
+        service.artifacts.check_free(name)
     clips = [
         LabelledClip(label, display_name(file.filename), bytes(file.content))
         for label, file in zip(labels, files, strict=True)
     ]
-    lesson = lessons.begin(name, clips)
+    lesson = lessons.begin(name, clips, replace)
     response.headers["Location"] = f"/v1/teaching/{lesson.id}"
     return LessonStatus.of(lesson)
 

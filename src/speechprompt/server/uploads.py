@@ -12,7 +12,9 @@ import soxr
 from fastapi import Request
 
 from speechprompt.errors import AudioError, AudioTooLong, TooLarge, UsageError
+from speechprompt.server.front_door import LEAVING
 from speechprompt.server.multipart import Part, read_form
+from speechprompt.server.service import service_of
 from speechprompt.server.settings import ServerSettings
 from speechprompt.speech.audio import RATES, read_waveform_bytes
 from speechprompt.tokenizers.protocol import Waveform
@@ -45,16 +47,22 @@ class Upload:
 
 
 async def body_of(request: Request, settings: ServerSettings) -> bytes:
-    """A whole request body. TooLarge from its announced size or as it arrives, UsageError when it stalls."""
+    """A whole request body. TooLarge from its announced size or as it arrives, UsageError when it stalls.
+
+    Overloaded before it is read when the server holds too many others; it holds this one until it has answered.
+    """
     parts = [part async for part in _limited(request, settings)]
     return b"".join(parts)
 
 
 async def _limited(request: Request, settings: ServerSettings) -> AsyncGenerator[bytes, None]:
     too_large = TooLarge(f"the body is over the limit of {settings.body_bytes:,} bytes; send less at once")
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > settings.body_bytes:
+    announced = request.headers.get("content-length", "")
+    size = int(announced) if announced.isdecimal() else settings.body_bytes
+    if size > settings.body_bytes:
         raise too_large
+    service = service_of(request)
+    request.scope[LEAVING].enter_context(service.bodies.place(service.client_of(request), size))
     received = 0
     try:
         async with asyncio.timeout(settings.body_seconds):
@@ -68,12 +76,12 @@ async def _limited(request: Request, settings: ServerSettings) -> AsyncGenerator
 
 
 async def read_parts(request: Request, settings: ServerSettings) -> list[Part]:
-    """The parts of a multipart form in order. UsageError when it is none, TooLarge."""
+    """The parts of a multipart form in order. UsageError when it is none, TooLarge, Overloaded as `body_of`."""
     return await read_form(request.headers.get("content-type", ""), _limited(request, settings))
 
 
 async def read_upload(request: Request, settings: ServerSettings) -> Upload:
-    """The `file` and the fields of a multipart form. UsageError when it is none, TooLarge."""
+    """The `file` and the fields of a multipart form. UsageError when it is none, TooLarge, Overloaded."""
     parts = await read_parts(request, settings)
     files = [part for part in parts if part.filename is not None]
     if len(files) != 1 or files[0].name != "file":

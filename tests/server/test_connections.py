@@ -1,0 +1,135 @@
+"""What a connection meets before any route: a server that still loads, and refusals by the gate."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from server.material import TOKEN, clip_bytes
+from speechprompt.errors import ArtifactError, Overloaded
+from speechprompt.server import running
+from speechprompt.server.running import BoundedProtocol, GracefulServer, configuration, listen, run_server
+from speechprompt.server.settings import ServerSettings
+from toys import SPOKEN
+
+REFUSED = b"POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n"
+PROBE = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
+LAST = b"connection: close\r\n\r\n"
+
+
+def answered(address: str, requests: bytes) -> bytes:
+    """Send raw requests and read until the server closes, with our side left open."""
+    place, answers = urlsplit(address), b""
+    with socket.create_connection((str(place.hostname), place.port or 0), timeout=20) as connection:
+        connection.sendall(requests)
+        while part := connection.recv(65536):
+            answers += part
+    return answers
+
+
+@pytest.fixture
+def full(app: FastAPI, address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a server whose gate lets nobody in, and that leaves idle connections open."""
+
+    def arrive(*_: object) -> None:
+        raise Overloaded("no room", 3)
+
+    monkeypatch.setattr(app.state.service.gate, "arrive", arrive)
+    monkeypatch.setattr(BoundedProtocol, "timeout_keep_alive_handler", lambda _: None)
+    return address
+
+
+def test_a_refusal_has_an_id_its_headers_and_a_line_in_the_log(
+    full: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "speechprompt"):
+        given = httpx2.post(f"{full}/v1/classify", headers={"x-request-id": "mine-1"})
+        forged = httpx2.post(f"{full}/v1/classify", headers={"x-request-id": "a b"})
+    assert given.status_code == forged.status_code == 429
+    assert given.headers["x-request-id"] == "mine-1"
+    assert given.headers["retry-after"] == "3"
+    assert given.json()["instance"] == "urn:request:mine-1"
+    assert given.headers["x-content-type-options"] == "nosniff"
+    ours = forged.headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{16}", ours)
+    logged = [vars(record) for record in caplog.records if record.getMessage() == "request"]
+    assert [(line["request_id"], line["status"]) for line in logged] == [("mine-1", 429), (ours, 429)]
+
+
+def test_a_refusal_closes_where_it_is_asked_to(full: str) -> None:
+    answer = answered(full, REFUSED + LAST)
+    assert answer.startswith(b"HTTP/1.1 429")
+    assert b"connection: close\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [[PROBE] + 1000 * [REFUSED], 20 * [PROBE, REFUSED], 20 * [REFUSED, PROBE, PROBE, REFUSED]],
+    ids=["refused", "in turn", "in pairs"],
+)
+def test_requests_in_one_packet_are_answered_in_order(full: str, requests: list[bytes]) -> None:
+    answer = answered(full, b"\r\n".join(requests) + b"\r\n" + PROBE + LAST)
+    statuses = [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", answer)]
+    assert statuses == [429 if request is REFUSED else 200 for request in requests] + [200]
+
+
+@pytest.fixture
+def loading(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, threading.Event]]:
+    """The address of a server that loads until the event is set."""
+    engine, may_load = app.state.service.engine, threading.Event()
+    start = engine.start
+    monkeypatch.setattr(engine, "start", lambda: may_load.wait(60) and start())
+    with listen("127.0.0.1", 0) as listening:
+        server = GracefulServer(configuration(app), app.state.service)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", may_load
+        server.should_exit = True
+        may_load.set()
+        thread.join()
+
+
+def test_probes_are_answered_while_the_server_loads(
+    app: FastAPI, loading: tuple[str, threading.Event]
+) -> None:
+    address, may_load = loading
+    with httpx2.Client(base_url=address, timeout=20) as http:
+        assert http.get("/healthz").status_code == 200
+        readiness = http.get("/readyz")
+        assert (readiness.status_code, readiness.json()["status"]) == (503, "loading")
+        early = http.post("/v1/classify", files={"file": clip_bytes()})
+        assert early.status_code == 503
+        assert "/readyz" in early.json()["detail"]
+        assert early.json()["instance"] == f"urn:request:{early.headers['x-request-id']}"
+        assert int(early.headers["retry-after"]) > 0
+        upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+        key = {"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}
+        assert http.get("/v1/stream", headers={**upgrade, **key}).status_code == 403
+        may_load.set()
+        while http.get("/readyz").status_code == 503:
+            assert app.state.service.failure is None
+        assert http.post("/v1/classify", files={"file": clip_bytes()}).status_code == 200
+
+
+def test_a_server_told_to_stop_while_it_loads_stops(loading: tuple[str, threading.Event]) -> None:
+    address, _ = loading
+    assert httpx2.get(f"{address}/healthz").status_code == 200
+
+
+def test_what_cannot_be_loaded_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((signal, "signal"), (sys, "setswitchinterval"), (running, "log_as_json")):
+        monkeypatch.setattr(module, name, lambda *_: None)  # what is the process's stays as it is
+    settings = ServerSettings(artifacts=tmp_path / "gone", token=TOKEN, drain_seconds=600)
+    with pytest.raises(ArtifactError, match="gone cannot be read: No such file"):
+        run_server(SPOKEN, settings, "127.0.0.1", 0)
