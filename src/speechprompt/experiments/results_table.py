@@ -27,7 +27,7 @@ from speechprompt.experiments.table_cells import (
     FeatureCache,
     Measure,
     check_options,
-    measuring,
+    facts_of,
     training_options,
 )
 from speechprompt.experiments.table_rounds import (
@@ -37,6 +37,7 @@ from speechprompt.experiments.table_rounds import (
     find_source,
     read_row,
     rounds_of,
+    scored_clips,
 )
 from speechprompt.experiments.table_rows import DRAWN, METHODS, Declaration, TableRow
 from speechprompt.experiments.tables import interval_cell, share_cell
@@ -159,10 +160,14 @@ class Study:
         cells = {m: self._cells(row, m, rounds, spoken_lm, shot) for m in methods}
         whole = {m: found for m, found in cells.items() if found is not None}
         missing = [m for m in methods if m not in whole]
-        facts = _facts(spoken_lm, corpus, row, whole, self.declaration)
+        facts = facts_of(spoken_lm, corpus, row, whole, self.declaration)
         remark = f"not measured yet: {', '.join(missing)}" if missing else ""
         line = replace(line, facts=facts, remark=remark, valid=_validated(whole), rounds=len(rounds))
-        return line if self.tuning else _scored(line, row, rounds, whole)
+        return (
+            line
+            if self.tuning
+            else _scored(line, rounds, whole, row.folds is not None, scored_clips(row, corpus))
+        )
 
     def _lm(self, name: str) -> SpokenLM:
         if name not in self.loaded:
@@ -314,12 +319,19 @@ def _kept(line: Line, earlier: Sequence[Line]) -> Line:
     return line
 
 
-def _scored(line: Line, row: TableRow, rounds: Sequence[Round], cells: Mapping[str, Sequence[Cell]]) -> Line:
-    """The line's numbers. Folds are joined to one list of utterances; seeds are rows over the same utterances."""
-    folded = row.folds is not None
+def _scored(
+    line: Line,
+    rounds: Sequence[Round],
+    cells: Mapping[str, Sequence[Cell]],
+    folded: bool,
+    kept: NDArray[np.bool_] | None,
+) -> Line:
+    """The line's numbers. Folds are joined to one list of utterances; seeds are rows over the same, those `kept`."""
     test = [u for one in (rounds if folded else rounds[:1]) for u in one.rows("test")]
+    chosen = np.flatnonzero(np.ones(len(test), bool) if kept is None else kept)
+    test = [test[i] for i in chosen]
     groups = drawn_groups(test)
-    right = {method: _right(found, rounds, folded) for method, found in cells.items()}
+    right = {method: _right(found, rounds, folded)[:, chosen] for method, found in cells.items()}
     differences = {}
     if "prompt" in right:
         differences = {
@@ -356,41 +368,3 @@ def _right(cells: Sequence[Cell], rounds: Sequence[Round], folded: bool) -> NDAr
         )  # a method that draws nothing has one cell for all seeds
     ]
     return np.concatenate([np.array(row) for row in rows])[None] if folded else np.array(rows)
-
-
-def _facts(
-    spoken_lm: SpokenLM,
-    corpus: Corpus,
-    row: TableRow,
-    cells: Mapping[str, Sequence[Cell]],
-    declaration: Declaration,
-) -> dict[str, Any]:
-    """What a line was measured on, for the JSON."""
-    audio = any(u.audio is not None for u in corpus.utterances)
-    needs_lm = any(method in cells for method in ("probe", "prompt", "finetune"))
-    here = measuring(spoken_lm.lm.device)
-    places = [dict(cell.measured_by) or here for found in cells.values() for cell in found]
-    return {
-        "measured_by": [place for i, place in enumerate(places) if place not in places[:i]],
-        "corpus": corpus.name,
-        "labels": {slot: len(labels) for slot, labels in corpus.slots.items()},
-        "spoken_lm": spoken_lm.name,
-        "lm_fingerprint": spoken_lm.lm.fingerprint if needs_lm else None,
-        "lm_dtype": str(spoken_lm.lm.dtype) if needs_lm else None,
-        "tokenizer": spoken_lm.tokenizer_name,
-        "tokenizer_fingerprint": spoken_lm.tokenizer.fingerprint if audio else None,
-        "options": {method: declaration.options(row, method) for method in DRAWN if method in cells},
-        "cells": {
-            method: [
-                {
-                    "trained_parameters": cell.trained_parameters,
-                    "cpu_seconds": cell.cpu_seconds,
-                    "valid_accuracy": cell.valid_accuracy,
-                    "measured_by": (dict(cell.measured_by) or here)["machine"],
-                    **cell.details,
-                }
-                for cell in found
-            ]
-            for method, found in cells.items()
-        },
-    }

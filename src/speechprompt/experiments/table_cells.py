@@ -27,6 +27,7 @@ from speechprompt.experiments.demo import Update
 from speechprompt.experiments.methods import load_learners, prompt_run
 from speechprompt.experiments.mfcc_units import Features, mfcc_features, mfcc_units
 from speechprompt.experiments.table_rounds import Round, audio_keys
+from speechprompt.experiments.table_rows import DRAWN, Declaration, TableRow
 from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import accuracy
@@ -255,6 +256,44 @@ class FeatureCache:
 def measuring(device: torch.device | str) -> dict[str, str]:
     """The processor or GPU that computes here, and the versions that decide the numbers to the last bit."""
     return {"machine": f"{platform.machine()}, {processor(device)}", **versions()}
+
+
+def facts_of(
+    spoken_lm: SpokenLM,
+    corpus: Corpus,
+    row: TableRow,
+    cells: Mapping[str, Sequence[Cell]],
+    declaration: Declaration,
+) -> dict[str, Any]:
+    """What a line was measured on, for the JSON."""
+    audio = any(u.audio is not None for u in corpus.utterances)
+    needs_lm = any(method in cells for method in ("probe", "prompt", "finetune"))
+    here = measuring(spoken_lm.lm.device)
+    places = [dict(cell.measured_by) or here for found in cells.values() for cell in found]
+    return {
+        "measured_by": [place for i, place in enumerate(places) if place not in places[:i]],
+        "corpus": corpus.name,
+        "labels": {slot: len(labels) for slot, labels in corpus.slots.items()},
+        "spoken_lm": spoken_lm.name,
+        "lm_fingerprint": spoken_lm.lm.fingerprint if needs_lm else None,
+        "lm_dtype": str(spoken_lm.lm.dtype) if needs_lm else None,
+        "tokenizer": spoken_lm.tokenizer_name,
+        "tokenizer_fingerprint": spoken_lm.tokenizer.fingerprint if audio else None,
+        "options": {method: declaration.options(row, method) for method in DRAWN if method in cells},
+        "cells": {
+            method: [
+                {
+                    "trained_parameters": cell.trained_parameters,
+                    "cpu_seconds": cell.cpu_seconds,
+                    "valid_accuracy": cell.valid_accuracy,
+                    "measured_by": (dict(cell.measured_by) or here)["machine"],
+                    **cell.details,
+                }
+                for cell in found
+            ]
+            for method, found in cells.items()
+        },
+    }
 
 
 def training_options(values: Mapping[str, Any], seed: int) -> tuple[TrainingOptions, int]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from speechprompt.errors import CorpusError, WorkError
 from speechprompt.evaluation.baselines import WHOLE, slot_labels
 from speechprompt.experiments.table_rows import TableRow
@@ -78,6 +81,18 @@ def audio_keys(corpus: Corpus) -> list[str]:
             raise CorpusError(f"{corpus.name}: '{u.id}' has no audio")
         keys.append(file_key(u.audio, u.start_seconds, u.end_seconds))
     return keys
+
+
+def scored_clips(row: TableRow, corpus: Corpus) -> NDArray[np.bool_] | None:
+    """Which utterances of the test split count, None for all of them. CorpusError when none is left."""
+    if not row.without_copies:
+        return None
+    keyed = list(zip(audio_keys(corpus), corpus.utterances, strict=True))
+    known = {key for key, u in keyed if u.split != "test"}
+    kept = np.array([key not in known for key, u in keyed if u.split == "test"])
+    if not kept.any():
+        raise CorpusError(f"{corpus.name}: every test clip is a copy of one in another split")
+    return kept
 
 
 def find_source(row: TableRow, material: Path, unpacked: Path) -> Path:
