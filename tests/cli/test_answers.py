@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from cli.material import QUICK, Run, rewritten, without_slots, write_tone
 from speechprompt import Artifact, Corpus, Predictor, SpokenLM, train
 from speechprompt import evaluate as evaluate_in_python
+from speechprompt.speech.manifest import write_manifest
 from speechprompt.spoken_lm_folder import write_folder
 from speechprompt.testing import ToyTokenizer, toy_lm
 
@@ -33,6 +35,21 @@ def test_evaluate_gives_the_numbers_of_the_library(run: Run, toy: Path, units: P
             baseline.pop("seconds")
     assert found == timeless
     assert [baseline["name"] for baseline in found["baselines"]] == ["majority", "n-gram", "probe"]
+
+
+def test_copies_of_training_clips_are_counted(
+    run: Run, toy: Path, toy_tokenizer: None, clips: Path, pitch: Path, tmp_path: Path
+) -> None:
+    recorded = Corpus.read(clips)
+    copied = [replace(u, id=f"copy of {u.id}", split="test") for u in recorded.split("train")[:2]]
+    kept = [u for u in recorded.utterances if u.split != "test"]
+    corpus = replace(recorded, utterances=(*kept, *copied))
+    manifest = write_manifest(corpus, tmp_path / "copied.jsonl")
+    for command in (
+        ("evaluate", pitch, manifest),
+        ("report", pitch, manifest, "--out", tmp_path / "page.html"),
+    ):
+        assert "2 of 2 test utterances sound exactly like one in train" in run(*command, "--lm", toy).err
 
 
 def test_two_prompts_are_compared(run: Run, toy: Path, units: Path, trained: Path, tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def corpus_for(
     """
     from speechprompt.evaluation.as_trained import as_trained
     from speechprompt.prompting.artifact import check_tokenizer
+    from speechprompt.speech.digests import copies
 
     corpus = read_source(source, terminal, list(artifact.config.slots), split_field)
     corpus = as_trained(corpus, artifact.config.corpus)
@@ -149,7 +150,13 @@ def corpus_for(
     corpus = only_splits(corpus, dict.fromkeys([*training, split]))
     if any(utterance.units is None for utterance in corpus.utterances):
         check_tokenizer(artifact.config, spoken_lm, artifact.path)
-    return encoded(corpus, spoken_lm, terminal, skip_unreadable)
+    corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
+    if count := copies(corpus, split):
+        terminal.notice(
+            f"{count} of {len(corpus.split(split))} {split} utterances sound exactly like one in train or valid, which "
+            "flatters every number below; speechprompt doctor names them"
+        )
+    return corpus
 
 
 def scored(

@@ -23,3 +23,15 @@ def corpus_digest(corpus: Corpus) -> str:
         for units in (u.units, *(u.speed_copies[speed] for speed in speeds)):
             digest.update(b"-" if units is None else unit_bytes(units))
     return digest.hexdigest()
+
+
+def copies(corpus: Corpus, split: str) -> int:
+    """How many utterances of a split have every unit and every duration of one in train or valid.
+
+    Utterances without durations do not count: two recordings may well have the same units.
+    """
+    timed = [
+        (u.split, unit_bytes(u.units)) for u in corpus.utterances if u.units and u.units.durations is not None
+    ]
+    learnt = {content for place, content in timed if place in ("train", "valid") and place != split}
+    return sum(place == split and content in learnt for place, content in timed)
