@@ -18,7 +18,7 @@ PAGE = REPOSITORY / "docs" / "results.json"
 CARD = Path(speechprompt.__file__).parent / "bundled" / "tiny" / "README.md"
 CARD_ROWS = {
     "arabic": "| Arabic Speech Commands, paper's split",
-    "arabic-distinct": "| Arabic, the test clips that are no copies",
+    "arabic-distinct": "| Arabic Speech Commands, each recording once",
     "lithuanian": "| Lithuanian Speech Commands, paper's split",
     "lithuanian-folds": "| Lithuanian Speech Commands, 28 speakers",
     "digits": "| FSDD digits, official test",

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from cli.material import write_tone
-from speechprompt.errors import CorpusError, UnknownName, UsageError, WorkError
+from speechprompt.errors import UnknownName, UsageError, WorkError
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.mfcc_units import mfcc_features, mfcc_units
-from speechprompt.experiments.results_table import Line, Study, _kept, _scored, make_table
-from speechprompt.experiments.table_cells import Cell, FeatureCache, Measure
-from speechprompt.experiments.table_rounds import drawn_groups, find_source, read_row, rounds_of, scored_clips
+from speechprompt.experiments.results_table import Line, Study, _kept, make_table
+from speechprompt.experiments.table_cells import FeatureCache, Measure
+from speechprompt.experiments.table_rounds import drawn_groups, find_source, read_row, rounds_of
 from speechprompt.experiments.table_rows import TableRow, read_declaration
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import Interval
@@ -290,7 +290,6 @@ def test_what_is_not_there_says_so(study: Study, tmp_path: Path) -> None:
         ("ensemble = 2", "ensemble = 0", UsageError, "ensemble"),
         ("widths = [8]", "width = [8]", UnknownName, "did you mean widths"),
         ("seeds = 2", "seeds = two", UsageError, "not TOML"),
-        ("folds = 3", "folds = 3\nwithout_copies = true", UsageError, "not for folds"),
     ],
 )
 def test_a_wrong_declaration_is_refused_before_any_work(
@@ -318,30 +317,6 @@ def test_speakers_carry_the_interval_where_they_are_known() -> None:
     rows = [Utterance(str(i), "test", {}, speaker=speaker) for i, speaker in enumerate(["a", "b", "a", None])]
     assert drawn_groups(rows) == ["speaker a", "speaker b", "speaker a", "utterance 3"]
     assert drawn_groups(rows[:1]) is None
-
-
-def test_copies_are_left_out_of_the_score_alone(tmp_path: Path) -> None:
-    """Two of four test clips are files that train holds too: methods answer all four, two of them count."""
-    rows = []
-    for i, split in enumerate(["train"] * 4 + ["valid"] * 2 + ["test"] * 4):
-        path = tmp_path / f"{i}.wav"
-        path.write_bytes(b"clip %d" % (i if i < 8 else i - 8))  # the last two are the first two
-        rows.append(Utterance(str(i), split, {"pitch": "ab"[i % 2]}, audio=path, units=Units(np.array([i]))))
-    corpus = Corpus("tones", tuple(rows), {"pitch": ("a", "b")})
-    row = TableRow(name="t", title="t", source="t", slots=("pitch",))
-    distinct = row.model_copy(update={"without_copies": True})
-    assert scored_clips(row, corpus) is None
-    kept = scored_clips(distinct, corpus)
-    assert kept is not None
-    assert kept.tolist() == [True, True, False, False]
-    rounds = rounds_of(row, corpus, 2)
-    cells = {"prompt": [Cell(tuple(answers), 5, 0.0) for answers in ("abab", "bbab")]}
-    whole, cut = (_scored(Line("t", "t", "lm", "", ""), rounds, cells, False, x) for x in (None, kept))
-    assert (whole.utterances, whole.accuracy["prompt"].estimate) == (4, 7 / 8)
-    assert (cut.utterances, cut.accuracy["prompt"].estimate) == (2, 3 / 4)
-    only_copies = replace(corpus, utterances=tuple(rows[:6] + rows[8:]))
-    with pytest.raises(CorpusError, match="every test clip is a copy"):
-        scored_clips(distinct, only_copies)
 
 
 def test_a_cnn_learns_and_is_the_same_for_the_same_seed() -> None:
@@ -392,6 +367,13 @@ def test_rows_from_an_archive_with_labels_left_out(tmp_path: Path) -> None:
     assert (read.splits()["test"], read.splits()["valid"] >= 1, sum(read.splits().values())) == (4, True, 16)
     features = mfcc_features(read.utterances)
     assert features[0].shape == (24, 39)
+    copied = [replace(u, id=f"copy of {u.id}") for u in Corpus.read(source).utterances]
+    both = tmp_path / "both.jsonl"
+    write_manifest(
+        Corpus("tones", (*Corpus.read(source).utterances, *copied), Corpus.read(source).slots), both
+    )
+    once, twice = (read_row(row.model_copy(update={"without_copies": x}), both) for x in (True, False))
+    assert 2 * len(once.utterances) == len(twice.utterances)
     cache = FeatureCache()
     cache.of(
         replace(read, utterances=tuple(replace(u, audio=read.utterances[0].audio) for u in read.utterances))

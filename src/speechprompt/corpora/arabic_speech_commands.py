@@ -29,8 +29,8 @@ DESCRIPTION = CorpusDescription(
     by_hand="for the paper's split take Datasets/AR-SCR of https://github.com/dodohow1011/SpeechAdvReprogram",
     marks=("Words/*_*.*", "Numbers/*_*.*", "words/*_*.*", "numbers/*_*.*", "commands/*_*.*"),
     split_rules={
-        "paper": "the published lists (random, unseeded, speakers overlap), in their order; of the 1,000 digits 234 "
-        "are distinct files, and 228 of the 370 test clips are copies of clips in train or valid",
+        "paper": "the published lists (random, unseeded, speakers overlap), in their order; the 1,600 files hold 467 "
+        "distinct recordings, and 344 of the 370 test clips are copies of clips in train or valid",
         "seeded": "80/20 and then 10 % for valid, by a seeded hash of the name; speakers are not marked and "
         "overlap",
     },

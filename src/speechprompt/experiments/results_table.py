@@ -37,7 +37,6 @@ from speechprompt.experiments.table_rounds import (
     find_source,
     read_row,
     rounds_of,
-    scored_clips,
 )
 from speechprompt.experiments.table_rows import DRAWN, METHODS, Declaration, TableRow
 from speechprompt.experiments.tables import interval_cell, share_cell
@@ -163,11 +162,7 @@ class Study:
         facts = facts_of(spoken_lm, corpus, row, whole, self.declaration)
         remark = f"not measured yet: {', '.join(missing)}" if missing else ""
         line = replace(line, facts=facts, remark=remark, valid=_validated(whole), rounds=len(rounds))
-        return (
-            line
-            if self.tuning
-            else _scored(line, rounds, whole, row.folds is not None, scored_clips(row, corpus))
-        )
+        return line if self.tuning else _scored(line, row, rounds, whole)
 
     def _lm(self, name: str) -> SpokenLM:
         if name not in self.loaded:
@@ -319,19 +314,12 @@ def _kept(line: Line, earlier: Sequence[Line]) -> Line:
     return line
 
 
-def _scored(
-    line: Line,
-    rounds: Sequence[Round],
-    cells: Mapping[str, Sequence[Cell]],
-    folded: bool,
-    kept: NDArray[np.bool_] | None,
-) -> Line:
-    """The line's numbers. Folds are joined to one list of utterances; seeds are rows over the same, those `kept`."""
+def _scored(line: Line, row: TableRow, rounds: Sequence[Round], cells: Mapping[str, Sequence[Cell]]) -> Line:
+    """The line's numbers. Folds are joined to one list of utterances; seeds are rows over the same utterances."""
+    folded = row.folds is not None
     test = [u for one in (rounds if folded else rounds[:1]) for u in one.rows("test")]
-    chosen = np.flatnonzero(np.ones(len(test), bool) if kept is None else kept)
-    test = [test[i] for i in chosen]
     groups = drawn_groups(test)
-    right = {method: _right(found, rounds, folded)[:, chosen] for method, found in cells.items()}
+    right = {method: _right(found, rounds, folded) for method, found in cells.items()}
     differences = {}
     if "prompt" in right:
         differences = {

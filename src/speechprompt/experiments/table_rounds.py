@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from speechprompt.errors import CorpusError, WorkError
 from speechprompt.evaluation.baselines import WHOLE, slot_labels
 from speechprompt.experiments.table_rows import TableRow
 from speechprompt.prompting.task import Task
 from speechprompt.speech.manifest import Corpus, Utterance
+from speechprompt.speech.recordings import distinct
 from speechprompt.speech.splits import draw_splits, folds, require_trainable, shots, with_fold
 from speechprompt.speech.unit_store import file_key
 
@@ -83,18 +81,6 @@ def audio_keys(corpus: Corpus) -> list[str]:
     return keys
 
 
-def scored_clips(row: TableRow, corpus: Corpus) -> NDArray[np.bool_] | None:
-    """Which utterances of the test split count, None for all of them. CorpusError when none is left."""
-    if not row.without_copies:
-        return None
-    keyed = list(zip(audio_keys(corpus), corpus.utterances, strict=True))
-    known = {key for key, u in keyed if u.split != "test"}
-    kept = np.array([key not in known for key, u in keyed if u.split == "test"])
-    if not kept.any():
-        raise CorpusError(f"{corpus.name}: every test clip is a copy of one in another split")
-    return kept
-
-
 def find_source(row: TableRow, material: Path, unpacked: Path) -> Path:
     """The manifest of a row; an archive is unpacked into `unpacked`, again only where it has changed.
 
@@ -132,6 +118,7 @@ def read_row(row: TableRow, source: Path) -> Corpus:
         for slot, labels in corpus.slots.items()
     }
     corpus = replace(corpus, utterances=tuple(kept), slots=slots)
+    corpus = distinct(corpus) if row.without_copies else corpus
     return _validated(corpus) if row.valid == "utterances" and row.folds is None else corpus
 
 

@@ -27,7 +27,7 @@ class TableRow(BaseModel):
     `folds` None takes the corpus's splits and several seeds; otherwise so many rounds over all utterances, speakers
     kept whole, one seed each. `valid` utterances: a tenth of train is drawn to validate, speakers not kept whole.
     `without` drops labels by slot. `shots` makes a learning curve, a line each; validation shrinks with training.
-    `without_copies` scores only test clips whose audio file no other split holds; methods answer, and learn, as before.
+    `without_copies` keeps one file of every recording, before anything is divided.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -100,10 +100,6 @@ def read_declaration(path: Path) -> Declaration:
         raise UsageError(f"{path}: two rows have one name; rename one")
     for row in found.row:
         found.methods(row)
-        if row.without_copies and row.folds is not None:
-            raise UsageError(
-                f"{path}: row {row.name}: without_copies is for a corpus's own splits, not for folds"
-            )
     return found
 
 

@@ -26,12 +26,14 @@ def corpus_digest(corpus: Corpus) -> str:
 
 
 def copies(corpus: Corpus, split: str) -> int:
-    """How many utterances of a split have every unit and every duration of one in train or valid.
+    """How many utterances of a split sound exactly like one in train or valid: in every unit and every duration.
 
     Utterances without durations do not count: two recordings may well have the same units.
     """
     timed = [
-        (u.split, unit_bytes(u.units)) for u in corpus.utterances if u.units and u.units.durations is not None
+        (u.split, unit_bytes(u.units))
+        for u in corpus.utterances
+        if u.units is not None and u.units.durations is not None
     ]
-    learnt = {content for place, content in timed if place in ("train", "valid") and place != split}
-    return sum(place == split and content in learnt for place, content in timed)
+    learnt = {sound for place, sound in timed if place in ("train", "valid") and place != split}
+    return sum(place == split and sound in learnt for place, sound in timed)
