@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from speechprompt.encoding import encode_corpus, with_speed_copies
@@ -53,7 +54,11 @@ def train_many(
     """The same for several sets of options (seeds, learning rates, lengths) in one joint run over the bank."""
     task = Task.of_corpus(corpus, slots, name)
     require_trainable(corpus, list(task.slots))
-    corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
+    corpus = encode_corpus(corpus, spoken_lm).corpus
+    learnt = replace(corpus, utterances=(*corpus.split("train"), *corpus.split("valid")))
+    encode_corpus(
+        learnt, spoken_lm, most_units=spoken_lm.lm.max_units
+    )  # they have units: only their length is checked
     corpus = with_speed_copies(corpus, spoken_lm, [options.copying for options in variants]).corpus
     jobs = [
         Job(task.name if len(variants) == 1 else f"{task.name}-{i}", corpus, task, options, initial)
