@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechprompt.errors import CorpusError, UnknownName, UsageError
+from speechprompt.errors import CorpusError, UnitsError, UnknownName, UsageError
 from speechprompt.evaluation.evaluate import answers, compare, evaluate, mean_states, run_baselines
 from speechprompt.evaluation.summary import rightness
 from speechprompt.metrics import paired_difference_interval
@@ -43,6 +44,24 @@ def trained(recipe: str = "default") -> Artifact:
 
 def untrained(**kind: object) -> Artifact:
     return artifact_of(entry_of(SPOKEN.lm, task=Task.of_corpus(CORPUS, ["word"]), **kind))
+
+
+@pytest.mark.parametrize(
+    ("split", "baselines", "refused"),
+    [
+        ("test", (), True),
+        ("train", (), False),
+        ("train", ("majority", "n-gram"), False),
+        ("valid", ("probe",), True),
+    ],
+)
+def test_only_what_the_lm_reads_may_not_be_too_long(
+    split: str, baselines: tuple[str, ...], refused: bool
+) -> None:
+    long = replace(CORPUS.split(split)[0], id="long", units=some_units([600])[0])
+    corpus = replace(CORPUS, utterances=(*CORPUS.utterances, long))
+    with pytest.raises(UnitsError, match="'long' has 600 units") if refused else nullcontext():
+        evaluate(SPOKEN, untrained(), corpus, baselines=baselines)
 
 
 def test_constrained_answers_are_the_best_of_the_labels() -> None:

@@ -71,18 +71,30 @@ def encode_corpus(
     return _of_length(found, most_units, skip_unreadable)
 
 
+def check_lengths(utterances: Iterable[Utterance], most_units: int) -> None:
+    """UnitsError that names the first utterance of more than `most_units`, and counts the others."""
+    reasons = list(_too_long(utterances, most_units).values())
+    if reasons:
+        more = f" ({len(reasons) - 1} more clips are too long)" if len(reasons) > 1 else ""
+        raise UnitsError(f"{reasons[0]}, or leave it out with --skip-unreadable{more}")
+
+
+def _too_long(utterances: Iterable[Utterance], most_units: int) -> dict[str, str]:
+    """Utterances of more than `most_units`, and what is said of each."""
+    return {
+        u.id: f"'{u.id}' has {len(u.units):,} units and the LM reads {most_units:,} at most; cut it into shorter clips"
+        for u in utterances
+        if u.units is not None and len(u.units) > most_units
+    }
+
+
 def _of_length(found: Encoded, most_units: int | None, skip: bool) -> Encoded:
     """Without the utterances of more than `most_units`, which `skip` lists; without it, UnitsError for the first."""
-    long = {
-        u.id: f"'{u.id}' has {len(u.units):,} units and the LM reads {most_units:,} at most; cut it into shorter clips"
-        for u in found.corpus.utterances
-        if most_units is not None and u.units is not None and len(u.units) > most_units
-    }
-    if not long:
+    if most_units is None:
         return found
     if not skip:
-        more = f" ({len(long) - 1} more clips are too long)" if len(long) > 1 else ""
-        raise UnitsError(f"{next(iter(long.values()))}, or leave it out with --skip-unreadable{more}")
+        check_lengths(found.corpus.utterances, most_units)
+    long = _too_long(found.corpus.utterances, most_units)
     kept = tuple(u for u in found.corpus.utterances if u.id not in long)
     return Encoded(replace(found.corpus, utterances=kept), {**found.skipped, **long}, found.notices)
 

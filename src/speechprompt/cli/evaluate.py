@@ -140,7 +140,7 @@ def corpus_for(
     """
     from speechprompt.evaluation.as_trained import as_trained
     from speechprompt.prompting.artifact import check_tokenizer
-    from speechprompt.speech.digests import copies
+    from speechprompt.speech.recordings import copies
 
     corpus = read_source(source, terminal, list(artifact.config.slots), split_field)
     corpus = as_trained(corpus, artifact.config.corpus)

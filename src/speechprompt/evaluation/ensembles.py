@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from speechprompt.encoding import encode_corpus
+from speechprompt.encoding import check_lengths, encode_corpus
 from speechprompt.errors import UsageError
 from speechprompt.evaluation.evaluate import Evaluation, split_of
 from speechprompt.evaluation.summary import AnsweredUtterance, SlotAnswer, summarise
@@ -24,8 +24,9 @@ def evaluate_ensemble(
     spoken_lm: SpokenLM, artifacts: Sequence[Artifact], corpus: Corpus, split: str = "test", seed: int = 0
 ) -> Evaluation:
     """The numbers of prompts that answer together. Errors as in `evaluate`, and UsageError for other slots."""
-    corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
-    rows = ensemble_answers(spoken_lm.lm, artifacts, split_of(corpus, split))
+    test = split_of(encode_corpus(corpus, spoken_lm).corpus, split)
+    check_lengths(test, spoken_lm.lm.max_units)
+    rows = ensemble_answers(spoken_lm.lm, artifacts, test)
     numbers = summarise(rows, artifacts[0].entry.task.slots, seed)
     return Evaluation(f"ensemble of {len(artifacts)}", split, numbers, tuple(rows))
 

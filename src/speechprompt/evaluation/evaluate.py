@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprompt.encoding import encode_corpus
+from speechprompt.encoding import check_lengths, encode_corpus
 from speechprompt.errors import CorpusError, UnknownName, UsageError
 from speechprompt.evaluation.baselines import (
     WHOLE,
@@ -108,8 +108,10 @@ def evaluate(
             f"'{artifact.name}' has outputs for labels only, so it cannot decode freely; leave --free out, or train "
             "it with --recipe paper"
         )
-    corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
+    corpus = encode_corpus(corpus, spoken_lm).corpus
     test = split_of(corpus, split)
+    learnt = (*corpus.split("train"), *corpus.split("valid")) if "probe" in baselines else ()
+    check_lengths((*test, *learnt), spoken_lm.lm.max_units)
     rows = answers(spoken_lm.lm, artifact, test)
     numbers = summarise(rows, artifact.entry.task.slots, seed)
     scores = [

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from speechprompt.encoding import encode_corpus, with_speed_copies
+from speechprompt.encoding import check_lengths, encode_corpus, with_speed_copies
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.joint import Job, train_jobs
 from speechprompt.prompting.recipes import TrainingOptions
@@ -55,10 +54,7 @@ def train_many(
     task = Task.of_corpus(corpus, slots, name)
     require_trainable(corpus, list(task.slots))
     corpus = encode_corpus(corpus, spoken_lm).corpus
-    learnt = replace(corpus, utterances=(*corpus.split("train"), *corpus.split("valid")))
-    encode_corpus(
-        learnt, spoken_lm, most_units=spoken_lm.lm.max_units
-    )  # they have units: only their length is checked
+    check_lengths((*corpus.split("train"), *corpus.split("valid")), spoken_lm.lm.max_units)
     corpus = with_speed_copies(corpus, spoken_lm, [options.copying for options in variants]).corpus
     jobs = [
         Job(task.name if len(variants) == 1 else f"{task.name}-{i}", corpus, task, options, initial)

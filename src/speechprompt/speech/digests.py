@@ -23,17 +23,3 @@ def corpus_digest(corpus: Corpus) -> str:
         for units in (u.units, *(u.speed_copies[speed] for speed in speeds)):
             digest.update(b"-" if units is None else unit_bytes(units))
     return digest.hexdigest()
-
-
-def copies(corpus: Corpus, split: str) -> int:
-    """How many utterances of a split sound exactly like one in train or valid: in every unit and every duration.
-
-    Utterances without durations do not count: two recordings may well have the same units.
-    """
-    timed = [
-        (u.split, unit_bytes(u.units))
-        for u in corpus.utterances
-        if u.units is not None and u.units.durations is not None
-    ]
-    learnt = {sound for place, sound in timed if place in ("train", "valid") and place != split}
-    return sum(place == split and sound in learnt for place, sound in timed)

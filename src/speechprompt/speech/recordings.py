@@ -1,4 +1,4 @@
-"""Files that hold the same recording: copies, also at another level or rounded otherwise."""
+"""The same recording in several files. Waveforms tell copies surely, rounded or louder; units tell them for nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from speechprompt.errors import CorpusError
 from speechprompt.speech.audio import read_waveform
+from speechprompt.speech.digests import unit_bytes
 from speechprompt.speech.manifest import Corpus, Utterance
 
 RATE = 16_000
@@ -44,3 +45,17 @@ def _waveform(corpus: Corpus, utterance: Utterance) -> NDArray[np.float32]:
             f"{corpus.name}: '{utterance.id}' has no audio, so nobody knows whether it is a copy"
         )
     return read_waveform(utterance.audio, RATE, utterance.start_seconds, utterance.end_seconds)[0]
+
+
+def copies(corpus: Corpus, split: str) -> int:
+    """How many utterances of a split sound exactly like one in train or valid: in every unit and every duration.
+
+    Utterances without durations do not count: two recordings may well have the same units.
+    """
+    timed = [
+        (u.split, unit_bytes(u.units))
+        for u in corpus.utterances
+        if u.units is not None and u.units.durations is not None
+    ]
+    learnt = {sound for place, sound in timed if place in ("train", "valid") and place != split}
+    return sum(place == split and sound in learnt for place, sound in timed)
