@@ -97,9 +97,11 @@ def gather(
     taught = tuple(units for key, units in distinct.items() if _place(key) >= held_out)
     kept = tuple(units for key, units in distinct.items() if _place(key) < held_out)
     if not taught or not kept:
+        others = f" ({len(left_out)} more stand in validation or test rows as well)" if left_out else ""
         raise TrainingError(
-            f"{len(distinct)} distinct training sequences leave nothing to "
-            f"{'learn from' if not taught else 'hold out'}; bring more units, or change --held-out"
+            f"{len(distinct)} distinct training sequences{others} leave nothing to "
+            f"{'learn from' if not taught else 'hold out'}; bring more units, change --held-out, or name a corpus "
+            "that no test scores with --untested"
         )
     digest = hashlib.sha256(b"".join(hashlib.sha256(key).digest() for key in sorted(distinct)))
     return UnitMaterial(taught, kept, tuple(sources), len(left_out), digest.hexdigest())
