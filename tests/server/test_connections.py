@@ -127,9 +127,13 @@ def test_a_server_told_to_stop_while_it_loads_stops(loading: tuple[str, threadin
     assert httpx2.get(f"{address}/healthz").status_code == 200
 
 
-def test_what_cannot_be_loaded_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_loaded_ends_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     for module, name in ((signal, "signal"), (sys, "setswitchinterval"), (running, "log_as_json")):
         monkeypatch.setattr(module, name, lambda *_: None)  # what is the process's stays as it is
     settings = ServerSettings(artifacts=tmp_path / "gone", token=TOKEN, drain_seconds=600)
     with pytest.raises(ArtifactError, match="gone cannot be read: No such file"):
         run_server(SPOKEN, settings, "127.0.0.1", 0)
+    assert "startup failed" in caplog.text
+    assert "Traceback" not in caplog.text

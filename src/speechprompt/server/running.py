@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 from uvicorn.lifespan.off import LifespanOff
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from speechprompt.errors import Overloaded, WorkError
+from speechprompt.errors import Overloaded, SpeechPromptError, WorkError
 from speechprompt.server.app import create_app
 from speechprompt.server.front_door import (
     ARRIVAL,
@@ -108,7 +108,12 @@ class GracefulServer(uvicorn.Server):
         self._loading = asyncio.create_task(self._load(sockets or []))
 
     async def _load(self, sockets: list[socket.socket]) -> None:
-        await self.lifespan.startup()
+        log = logging.getLogger("uvicorn.error")
+        log.addFilter(self._is_news)
+        try:
+            await self.lifespan.startup()
+        finally:
+            log.removeFilter(self._is_news)
         if self.lifespan.should_exit:
             self.should_exit = True
         for listening in sockets if not self.should_exit else []:
@@ -117,6 +122,11 @@ class GracefulServer(uvicorn.Server):
                 "serving",
                 extra={"url": f"http://{host}:{port}/", "tasks": len(self._service.catalogue.tasks)},
             )
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """Not the traceback of an error of ours, which ends the process with its own sentence."""
+        ours = isinstance(self._service.failure, SpeechPromptError)
+        return not (ours and record.getMessage().startswith("Traceback"))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Not ready from now on; after `drain_seconds` no new connections; then the rest is answered."""
