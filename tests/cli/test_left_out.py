@@ -74,6 +74,8 @@ def test_a_clip_is_named_or_left_out(
     ran = run(*call, "--skip-unreadable")
     assert ran.code == 0, ran.err
     assert "odd.wav' was left out" in ran.err
+    if command == "train":
+        assert "clips.csv --skip-unreadable" in ran.out.replace("\n", "")
 
 
 def test_units_may_be_of_any_length_until_an_lm_reads_them(

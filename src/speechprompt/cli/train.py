@@ -141,7 +141,11 @@ def train(
         train_together(terminal, jobs, spoken_lm, out, force, lm)
         return
     artifact = train_resumably(terminal, RunFolder(out), jobs[0].corpus, spoken_lm, options, initial, force)
-    terminal.show(document_of(artifact, out), *_parts(artifact, out, sources[0], lm, has_test))
+    asked_before = ["--skip-unreadable"] * skip_unreadable
+    following = (
+        ["evaluate", out, sources[0], *asked_before] if has_test else ["predict", "FILE", "--prompt", out]
+    )
+    terminal.show(document_of(artifact, out), _facts(artifact, out), next_command(*following, lm=lm))
 
 
 def _encoded(
@@ -186,14 +190,14 @@ def document_of(artifact: Artifact, out: Path) -> dict[str, Any]:
     }
 
 
-def _parts(artifact: Artifact, out: Path, source: str, lm: str, has_test: bool) -> list[Any]:
+def _facts(artifact: Artifact, out: Path) -> Any:
     config, valid = artifact.config, artifact.metrics["valid"]
-    facts = {
-        "prompt": str(out),
-        "answers": ", ".join(f"{slot} ({len(labels)} labels)" for slot, labels in config.slots.items()),
-        "valid accuracy": f"{percent(valid['accuracy'])} at step {valid['step']}",
-        "trained parameters": f"{config.trained_parameters:,} on the frozen {config.spoken_lm}",
-        "seconds": artifact.metrics["training_seconds"],
-    }
-    command = ["evaluate", out, source] if has_test else ["predict", "FILE", "--prompt", out]
-    return [pairs(facts), next_command(*command, lm=lm)]
+    return pairs(
+        {
+            "prompt": str(out),
+            "answers": ", ".join(f"{slot} ({len(labels)} labels)" for slot, labels in config.slots.items()),
+            "valid accuracy": f"{percent(valid['accuracy'])} at step {valid['step']}",
+            "trained parameters": f"{config.trained_parameters:,} on the frozen {config.spoken_lm}",
+            "seconds": artifact.metrics["training_seconds"],
+        }
+    )
