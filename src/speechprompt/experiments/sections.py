@@ -97,12 +97,9 @@ def _unit_weights(rows: Tensor, streams: Sequence[str], lm: UnitLM) -> Tensor:
     """
     import torch
 
-    from speechprompt.prompting.readings import COUNTS, STATE, stream_sizes
+    from speechprompt.prompting.readings import COUNTS, STATE, sizes_of
 
-    sizes = stream_sizes(lm)
-    parts: dict[str, Tensor] = dict(
-        zip(streams, rows.split([sizes[name] for name in streams], 1), strict=True)
-    )
+    parts: dict[str, Tensor] = dict(zip(streams, rows.split(sizes_of(lm, streams), 1), strict=True))
     if COUNTS in parts:
         return parts[COUNTS]
     logits = (

@@ -24,7 +24,7 @@ from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.domain import Domain
 from speechprompt.prompting.kinds import Decoding, Method
 from speechprompt.prompting.prompt import Prompt
-from speechprompt.prompting.readings import stream_sizes
+from speechprompt.prompting.readings import sizes_of
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbalizer, Verbalizer
 from speechprompt.spoken_lm import SpokenLM
@@ -314,8 +314,7 @@ def _empty_verbalizer(config: PromptConfig, tensors: Mapping[str, Any], lm: Unit
     if config.verbalizer == "fixed":
         return FixedVerbalizer({slot: [0] * len(labels) for slot, labels in config.slots.items()}, lm)
     blank = {slot: torch.zeros(len(labels), dtype=torch.int64) for slot, labels in config.slots.items()}
-    sizes = stream_sizes(lm)
-    weight = torch.empty(tensors["verbalizer.weight"].shape[0], sum(sizes[name] for name in config.streams))
+    weight = torch.empty(tensors["verbalizer.weight"].shape[0], sum(sizes_of(lm, config.streams)))
     verbalizer = LearnableVerbalizer(weight, blank, {slot: ids.clone() for slot, ids in blank.items()})
     verbalizer.streams = tuple(config.streams)
     return verbalizer

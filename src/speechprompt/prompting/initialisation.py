@@ -35,8 +35,9 @@ def new_entry(
     `units` and `targets` (n,S) are the training split: real states to start from, frequencies to rank.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    streams, size = _streams(lm, options, sum(map(len, task.slots.values())))
-    length = options.length_for(lm.layers, lm.width, size)
+    labels = sum(map(len, task.slots.values()))
+    streams, size = _streams(lm, options, labels)
+    length = options.length_for(lm.layers, lm.width, size, labels * options.ngrams)
     if options.initialisation == "units" and length:
         prompt = from_units(lm, options, length, units, generator)
     else:

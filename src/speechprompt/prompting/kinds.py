@@ -12,3 +12,5 @@ Decoding = Literal["parallel", "autoregressive"]
 
 VerbalizerName = Literal["random", "frequency", "learnable"]
 """How LM outputs become labels."""
+MOST_BUCKETS = 2**16
+"""Most buckets that n-grams of units are hashed to: the hash has 16 bits to choose one by."""

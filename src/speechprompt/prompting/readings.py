@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from speechprompt.errors import UnitsError
 from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.kinds import MOST_BUCKETS
 
 STATE = "state"
 """The LM's last hidden state (D), read as one of its heads is: more numbers than a small vocabulary has logits."""
@@ -26,6 +27,9 @@ PACE_BINS = 16
 UTTERANCE = (STATE, MEAN, COUNTS)
 OURS = (*UTTERANCE, PACE)
 """Streams that are not heads of the LM."""
+NGRAMS = "ngrams"
+"""`ngrams-B` (B): which 1- to 3-grams of units occur, hashed to B buckets; damped counts, a row of length 1."""
+LONGEST_NGRAM = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +37,20 @@ class States:
     """An LM's last states for a batch under its prompts.
 
     `hidden` (B,Q,D) are those at the separator and each answer, `mean` (B,D), `counts` (B,unit_count) and `pace`
-    (B,3*unit_count+PACE_BINS) what the streams of those names are; None where nobody reads them.
+    (B,3*unit_count+PACE_BINS) what the streams of those names are; None where nobody reads them. `ngrams` holds
+    those that are read (B,buckets) by the stream's name.
     """
 
     hidden: Tensor
     mean: Tensor | None = None
     counts: Tensor | None = None
     pace: Tensor | None = None
+    ngrams: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of(self, rows: Tensor | slice) -> States:
         """Those of some utterances."""
         whole = (None if x is None else x[rows] for x in (self.mean, self.counts, self.pace))
-        return States(self.hidden[rows], *whole)
+        return States(self.hidden[rows], *whole, {name: x[rows] for name, x in self.ngrams.items()})
 
     def at(self, place: int) -> States:
         """Those at one of the Q places."""
@@ -53,8 +59,10 @@ class States:
     def heads(self, lm: UnitLM, streams: Iterable[str]) -> dict[str, Tensor]:
         """What verbalizers of some `streams` read, (B,Q,.) each, in fp32; LM heads only where one is named."""
         named = set(streams)
-        found = lm.heads_of(self.hidden) if named - set(OURS) else {}
-        for name, values in ((MEAN, self.mean), (COUNTS, self.counts), (PACE, self.pace)):
+        heads = {name for name in named - set(OURS) if ngram_buckets(name) is None}
+        found = lm.heads_of(self.hidden) if heads else {}
+        ours = {MEAN: self.mean, COUNTS: self.counts, PACE: self.pace, **self.ngrams}
+        for name, values in ours.items():
             if values is not None and name in named:
                 found[name] = values[:, None].expand(-1, self.hidden.shape[1], -1)
         return {**found, STATE: self.hidden.float()} if STATE in named else found
@@ -80,7 +88,8 @@ def states_of(
         hidden = lm.forward(batch, prefixes, separators, before)
     counts = unit_counts(batch, lm.unit_count) if COUNTS in named else None
     pace = unit_pace(batch, lm.unit_count) if PACE in named else None
-    return States(hidden, mean, counts, pace)
+    ngrams = {name: unit_ngrams(batch, size) for name in named if (size := ngram_buckets(name)) is not None}
+    return States(hidden, mean, counts, pace, ngrams)
 
 
 def unit_counts(batch: UnitBatch, unit_count: int) -> Tensor:
@@ -109,6 +118,36 @@ def unit_pace(batch: UnitBatch, unit_count: int) -> Tensor:
     return torch.cat([by_unit, by_length], 1)
 
 
+def unit_ngrams(batch: UnitBatch, buckets: int) -> Tensor:
+    """The stream `ngrams-B` (B,buckets) of a batch: 1 + log of how many n-grams fall into each, scaled to length 1.
+
+    Rows without units are 0. The hash is multiplicative (D. Knuth, The Art of Computer Programming 3, 6.4).
+    """
+    real, ids = _real(batch), batch.unit_ids
+    found = torch.zeros(len(batch), buckets, device=ids.device)
+    for n in range(1, min(LONGEST_NGRAM, ids.shape[1]) + 1):
+        codes = torch.full_like(ids[:, n - 1 :], n)
+        for place in range(n):
+            codes = codes * 100_003 + ids[:, place : ids.shape[1] - n + 1 + place]
+        spread = (((codes * 2_654_435_761) & 0xFFFF_FFFF) >> 16) * buckets >> 16
+        found.scatter_add_(1, spread, real[:, n - 1 :].to(found.dtype))
+    damped = torch.where(found > 0, 1 + found.clamp(min=1).log(), 0)
+    return torch.nn.functional.normalize(damped, dim=1)
+
+
+def ngram_stream(buckets: int) -> str:
+    """The name of the stream of n-grams in so many buckets."""
+    return f"{NGRAMS}-{buckets}"
+
+
+def ngram_buckets(stream: str) -> int | None:
+    """How many buckets a stream of n-grams has; None for other streams, and for more than `MOST_BUCKETS`."""
+    name, _, count = stream.partition("-")
+    if name != NGRAMS or not (count.isdecimal() and count.isascii()) or len(count) > len(str(MOST_BUCKETS)):
+        return None
+    return int(count) if 0 < int(count) <= MOST_BUCKETS else None
+
+
 def _real(batch: UnitBatch) -> Tensor:
     """Which places (B,N) hold units and no padding."""
     return torch.arange(batch.unit_ids.shape[1], device=batch.lengths.device) < batch.lengths[:, None]
@@ -122,8 +161,14 @@ def _damped_shares(kinds: Tensor, weights: Tensor, count: int) -> Tensor:
     return (found * count).sqrt()
 
 
+def sizes_of(lm: UnitLM, streams: Iterable[str]) -> list[int]:
+    """How many numbers each of some streams has. KeyError for a name that is none."""
+    known = stream_sizes(lm)
+    return [ngram_buckets(name) or known[name] for name in streams]
+
+
 def stream_sizes(lm: UnitLM) -> dict[str, int]:
-    """How many numbers each stream has: the LM's heads, 'units' first, and then ours."""
+    """How many numbers each stream of fixed size has: the LM's heads, 'units' first, and then ours."""
     hidden = torch.zeros(1, 1, lm.width, device=lm.device, dtype=lm.dtype)
     heads = {name: logits.shape[-1] for name, logits in lm.heads_of(hidden).items()}
     return {

@@ -15,7 +15,8 @@ from pydantic import (
 )
 
 from speechprompt.errors import UnknownName, UsageError
-from speechprompt.prompting.kinds import Decoding, Method, VerbalizerName
+from speechprompt.prompting.kinds import MOST_BUCKETS, Decoding, Method, VerbalizerName
+
 from speechprompt.speech.speeds import SpeedCopies
 
 PROMPT_BUDGET = 135_000
@@ -52,6 +53,13 @@ class TrainingOptions(BaseModel):
         description="what a learnable verbalizer reads: by default 'utterance' (the last state, the mean of all units' "
         "states and counts of units), or 'state' where that takes over half of 0.15 M; 'pace' also reads how long "
         "units last; the paper: logits of 'units'",
+    )
+    ngrams: int = Field(
+        0,
+        ge=0,
+        le=MOST_BUCKETS,
+        description="n-grams of units beside what is read: so many hash buckets, a weight each and label, fitted once "
+        "the prompt has learnt; 0: none, 8192 suits a handful of labels",
     )
     decoding: Decoding = Field("parallel", description="slots at once, or one after another")
     initialisation: Literal["units", "normal"] = Field(
@@ -132,8 +140,11 @@ class TrainingOptions(BaseModel):
             place = ".".join(str(part) for part in first["loc"][:1])
             raise UsageError(f"training option '{place}': {first['msg']} (got {first['input']!r})") from None
         asked = (changes or {}).get("streams")
-        if asked not in (None, "units") and (options.verbalizer != "learnable" or options.recipe == "paper"):
-            raise UsageError(f"streams '{asked}' needs the learnable verbalizer of the recipe 'default'")
+        if options.verbalizer != "learnable" or options.recipe == "paper":
+            if asked not in (None, "units"):
+                raise UsageError(f"streams '{asked}' needs the learnable verbalizer of the recipe 'default'")
+            if options.ngrams:
+                raise UsageError("n-grams need the learnable verbalizer of the recipe 'default'")
         return options
 
     @property
@@ -143,8 +154,10 @@ class TrainingOptions(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Options of speed copies are written where there are any: hashes of other trainings stay as they were."""
+        """Options of speed copies and n-grams are written where there are any: other trainings keep their hashes."""
         values: dict[str, Any] = dump(self)
+        if not self.ngrams:
+            values.pop("ngrams", None)
         if not self.speed_copies:
             values.pop("speed_copies", None)
             values.pop("speed_range", None)
@@ -154,16 +167,16 @@ class TrainingOptions(BaseModel):
         """The options that were set, not left to their defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
-    def length_for(self, layers: int, width: int, verbalizer: int = 0) -> int:
-        """P for an LM of so many layers and such a width, beside a verbalizer of so many parameters.
+    def length_for(self, layers: int, width: int, verbalizer: int = 0, ngrams: int = 0) -> int:
+        """P for an LM of so many layers and such a width, beside a verbalizer and n-grams of so many parameters.
 
-        One that takes more than half of what may be trained, as labels by the hundred do, counts apart.
+        A verbalizer that takes more than half of what may be trained, as labels by the hundred do, counts apart.
         """
         if self.prompt_length is not None:
             return self.prompt_length
         each = width if self.method == "input" else 2 * layers * width
         beside = MOST_TRAINED - verbalizer if verbalizer <= MOST_TRAINED // 2 else PROMPT_BUDGET
-        return max(1, min(LONGEST_DEFAULT_PROMPT, (min(PROMPT_BUDGET, beside) - width) // each))
+        return max(1, min(LONGEST_DEFAULT_PROMPT, (min(PROMPT_BUDGET, beside - ngrams) - width) // each))
 
 
 PUBLISHED: dict[str, Any] = {

@@ -20,6 +20,7 @@ from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import Bank
 from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.losses import EntryLoss, label_losses, published_loss
+from speechprompt.prompting.ngram_weights import add_ngrams
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.speech.buckets import length_buckets
 from speechprompt.speech.digests import unit_bytes
@@ -41,6 +42,8 @@ def train_runs(
     checkpoint_every: int = 100,
 ) -> None:
     """Train every run until its patience or its steps end, and leave each entry in its best state.
+
+    Then the n-grams that a run's options ask for are fitted beside its prompt (`ngram_weights`).
 
     `listener` receives events (dicts with `event`: step, evaluation, resumed, done). `checkpoint` is a file
     written every so many steps; where it exists, training goes on from it with the same results as without
@@ -69,6 +72,8 @@ def train_runs(
             _save(checkpoint, lm, runs)
     for run in runs:
         run.entry.load_state_dict(run.best)
+        if run.options.ngrams:
+            add_ngrams(lm, run)
         tell({"event": "done", "run": run.name, "best_step": run.progress.best_step})
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from speechprompt.errors import UsageError
 from speechprompt.lms.protocol import UnitLM
-from speechprompt.prompting.readings import States, stream_sizes
+from speechprompt.prompting.readings import States, sizes_of
 from speechprompt.prompting.task import Task
 
 SPECIALS = 4
@@ -118,8 +118,7 @@ def learnable(
         columns[slot] = torch.arange(first, first + len(labels))
         first += len(labels)
     answers = {slot: lm.lm_ids(column % lm.unit_count) for slot, column in columns.items()}
-    sizes = stream_sizes(lm)
-    weight = _linear_weight(first, sum(sizes[name] for name in streams), generator)
+    weight = _linear_weight(first, sum(sizes_of(lm, streams)), generator)
     verbalizer = LearnableVerbalizer(weight, columns, answers)
     verbalizer.streams = tuple(streams)
     return verbalizer
