@@ -14,6 +14,7 @@ from torch import Tensor
 from speechprompt.errors import ArtifactError, UsageError
 from speechprompt.lms.batch import collate
 from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.calibration import fit_temperature
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.readings import COUNTS, ngram_buckets, ngram_stream, unit_ngrams
 from speechprompt.prompting.recipes import MOST_TRAINED, TrainingOptions
@@ -93,7 +94,9 @@ def ordered_run(**changes: Any) -> Run:
     short = {"prompt_length": 2, "steps": 2, "evaluations": 1, "batch_size": 8, "streams": "counts"}
     options = TrainingOptions.of_recipe("default", {**short, **changes})
     train, valid = ordered(200, 0), ordered(80, 1)
-    return Run("order", new_entry(ORDER, toy_lm(), options, train.units, train.targets), options, train, valid)
+    return Run(
+        "order", new_entry(ORDER, toy_lm(), options, train.units, train.targets), options, train, valid
+    )
 
 
 def accuracy_of(run: Run, examples: Examples) -> float:
@@ -128,16 +131,30 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> N
     assert torch.equal(whole.entry.verbalizer.weight, resumed.entry.verbalizer.weight)
 
 
-def test_share_zero_leaves_the_prompt_as_it_was() -> None:
-    """Labels that units say nothing about: what n-grams learnt by heart counts for nothing on validation."""
+def test_validation_never_gets_worse_by_ngrams_that_say_nothing() -> None:
+    """Labels drawn by chance: n-grams learn them by heart, and validation says what that is worth."""
     run, bare = ordered_run(ngrams=4096), ordered_run()
     for each in (run, bare):
         random = torch.Generator().manual_seed(3)
         each.train.targets.random_(0, 2, generator=random)
         each.valid.targets.random_(0, 2, generator=random)
         train_runs(toy_lm(), [each])
-    assert accuracy_of(run, run.train) < 0.99 or not run.entry.verbalizer.weight[:, -4096:].any()
-    assert run.progress.best_loss <= math.log(2) + 0.02
+    found, plain = (calibrated_loss(each) for each in (run, bare))
+    assert found <= plain + 1e-6
+    assert run.progress.best_loss == pytest.approx(found, abs=1e-5)
+    apart = run.ngram_fit
+    assert apart is not None and apart.prompt_alone == bare.progress.best_accuracy
+    assert torch.equal(apart.prompt.weight, bare.entry.verbalizer.weight)
+    whole = apart.share * apart.ngrams.weight
+    whole[:, : apart.prompt.weight.shape[1]] += apart.prompt.weight
+    torch.testing.assert_close(run.entry.verbalizer.weight, whole)
+
+
+def calibrated_loss(run: Run) -> float:
+    """Nats on validation, at the temperature that suits it."""
+    scores = outputs_of(toy_lm(), run.entry, run.valid).scores["order"]
+    wanted = run.valid.targets[:, 0]
+    return float(torch.nn.functional.cross_entropy(scores / fit_temperature(scores, wanted), wanted))
 
 
 def test_a_label_that_no_utterance_has_is_never_the_best() -> None:

@@ -127,6 +127,11 @@ class _Listener:
             self.file.flush()
         elif kind == "learning_rate":
             self.terminal.say(f"learning rate {event['rate']:.2g} found by range test")
+        elif kind == "ngrams":
+            self.terminal.say("fitting weights of n-grams beside the prompt")
+        elif kind == "ngrams_fitted":
+            told = f"{percent(event['prompt_alone'])} -> {percent(event['accuracy'])}"
+            self.terminal.say(f"n-grams count {event['share']:g} times beside the prompt: valid {told}")
         if "step" in event:
             self.progress.update(event["step"], self.steps, self._text())
 

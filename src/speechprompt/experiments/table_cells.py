@@ -32,11 +32,12 @@ from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import accuracy
 from speechprompt.pretraining.options import read_options
+from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.finishing import processor, scores_of, versions
 from speechprompt.prompting.readings import OURS, stream_sizes
 from speechprompt.prompting.recipes import TrainingOptions
-from speechprompt.prompting.run import Examples, Run
+from speechprompt.prompting.run import Examples, NgramFit, Run
 from speechprompt.prompting.training import remove_checkpoint, train_runs
 from speechprompt.prompting.trust import temperatures_of
 from speechprompt.speech.manifest import Corpus
@@ -223,8 +224,19 @@ class Measure:
         details = {"prompts": members, "steps": last.progress.step, "best_step": last.progress.best_step}
         if self.method == "prompt":
             details["prompt_length"] = last.entry.prompt.length
+        if members == 1 and last.ngram_fit is not None:
+            details |= self._apart(lm, last.entry, last.ngram_fit, test)
         parameters = sum(run.entry.trained_parameters() for run in runs)
         return Cell(_joined(slots, scores), parameters, 0, reached, details)
+
+    def _apart(self, lm: Any, entry: TaskPrompt, fit: NgramFit, test: Examples) -> dict[str, Any]:
+        """What was chosen for n-grams, and the test accuracy of the prompt and of the n-grams, each alone."""
+        labels, found = self.round.labels("test"), {"ngrams": fit.numbers}
+        for name, verbalizer in (("prompt", fit.prompt), ("ngrams", fit.ngrams)):
+            alone = TaskPrompt(entry.task, entry.prompt, verbalizer, entry.decoding, entry.shifts_positions)
+            answers = _joined(self.round.task.slots, scores_of(lm, alone, test))
+            found[f"{name}_alone_on_test"] = accuracy(labels, answers)
+        return found
 
     def _train(self, lm: Any, runs: Sequence[Run], update: Update) -> None:
         """Train all members in one batch."""

@@ -59,11 +59,13 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
     )
     progress = run.progress
     heard = {"speed_copies": run.train.speed_copies} if options.speed_copies else {}
+    beside = {} if run.ngram_fit is None else {"ngrams": run.ngram_fit.numbers}
     metrics = {
         "valid": {"accuracy": progress.best_accuracy, "loss": progress.best_loss, "step": progress.best_step},
         "trust": dict(trust.numbers),
         "history": progress.history,
         **heard,
+        **beside,
     }
     return Artifact(config, entry, metrics, domain=trust.domain)
 

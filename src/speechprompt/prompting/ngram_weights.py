@@ -7,6 +7,7 @@ Source of the classifier: what `evaluation.baselines.NgramBaseline` fits, over h
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,16 @@ from speechprompt.errors import UsageError
 from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.calibration import fit_temperature
-from speechprompt.prompting.readings import COUNTS, PACE, ngram_stream, sizes_of, unit_counts, unit_ngrams, unit_pace
-from speechprompt.prompting.run import Run
+from speechprompt.prompting.readings import (
+    COUNTS,
+    PACE,
+    ngram_stream,
+    sizes_of,
+    unit_counts,
+    unit_ngrams,
+    unit_pace,
+)
+from speechprompt.prompting.run import NgramFit, Run
 from speechprompt.prompting.trust import outputs_of
 from speechprompt.prompting.verbalizers import LearnableVerbalizer
 from speechprompt.speech.units import Units
@@ -33,7 +42,7 @@ BESIDE = 0.1
 _ROWS = 256
 
 
-def add_ngrams(lm: UnitLM, run: Run) -> None:
+def add_ngrams(lm: UnitLM, run: Run) -> NgramFit:
     """Widen the verbalizer of a run that has ended by weights of n-grams, and note what both reach on validation.
 
     Deterministic. Strength and share are those with the lowest loss on validation, each share at its own temperature;
@@ -46,23 +55,27 @@ def add_ngrams(lm: UnitLM, run: Run) -> None:
     streams = [*(name for name in verbalizer.streams if name in (COUNTS, PACE)), stream]
     told = outputs_of(lm, run.entry, run.valid).scores
     heard, asked = (_features(lm, units, streams, buckets) for units in (run.train.units, run.valid.units))
-    best: tuple[float, float, Tensor, dict[str, Tensor]] | None = None
+    found: list[tuple[float, float, float, Tensor, dict[str, Tensor]]] = []
     for strength in STRENGTHS:
         weight = _fitted(heard, run, strength)
         scores = {
-            slot: torch.from_numpy(np.asarray(asked @ weight[verbalizer.columns(slot).cpu()].T.double().numpy()))
+            slot: torch.from_numpy(
+                np.asarray(asked @ weight[verbalizer.columns(slot).cpu()].T.double().numpy())
+            )
             for slot in verbalizer.slots
         }
         for share in SHARES:
             both = {slot: told[slot] + share * scores[slot].float() for slot in verbalizer.slots}
-            loss = _loss(both, run.valid.targets)
-            if best is None or loss < best[0]:
-                best = loss, share, share * weight, both
-    assert best is not None
-    run.entry.verbalizer = _widened(lm, verbalizer, streams, best[2])
-    right = [scores.argmax(1) == run.valid.targets[:, s] for s, scores in enumerate(best[3].values())]
-    run.progress.best_loss = best[0]
+            found.append((_loss(both, run.valid.targets), strength, share, weight, both))
+    loss, strength, share, weight, both = min(found, key=lambda each: each[0])
+    run.entry.verbalizer = _widened(lm, verbalizer, streams, share * weight)
+    right = [scores.argmax(1) == run.valid.targets[:, s] for s, scores in enumerate(both.values())]
+    alone, run.progress.best_loss = run.progress.best_accuracy, loss
     run.progress.best_accuracy = float(torch.stack(right).all(0).float().mean())
+    nothing = copy.deepcopy(verbalizer)
+    with torch.no_grad():
+        nothing.weight.zero_()
+    return NgramFit(strength, share, alone, verbalizer, _widened(lm, nothing, streams, weight))
 
 
 def _features(lm: UnitLM, units: Sequence[Units], streams: Sequence[str], buckets: int) -> Any:

@@ -20,6 +20,7 @@ from speechprompt.prompting.optimiser import PublishedAdam, clip
 from speechprompt.prompting.readings import OURS
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
+from speechprompt.prompting.verbalizers import Verbalizer
 from speechprompt.speech.buckets import length_buckets
 from speechprompt.speech.manifest import Utterance
 from speechprompt.speech.units import Units
@@ -102,6 +103,25 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class NgramFit:
+    """What n-grams beside a prompt came to on validation, and the two apart, each over what it reads.
+
+    `strength` is the classifier's C, `share` what its scores count for, `prompt_alone` the accuracy without them.
+    """
+
+    strength: float
+    share: float
+    prompt_alone: float
+    prompt: Verbalizer
+    ngrams: Verbalizer
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All but the classifiers."""
+        return {"strength": self.strength, "share": self.share, "prompt_alone": self.prompt_alone}
+
+
 class Run:
     """A task prompt with everything that training it needs and nothing shared with its neighbours."""
 
@@ -113,6 +133,7 @@ class Run:
         check_augmentation(options, train.units)
         self.name, self.entry, self.options, self.train, self.valid = name, entry, options, train, valid
         self.progress = Progress()
+        self.ngram_fit: NgramFit | None = None
         self.generator = torch.Generator().manual_seed(options.seed + 1)
         self.dropouts = Dropouts(options.prompt_dropout, options.verbalizer_dropout, self.generator)
         self.best = _copy(entry)

@@ -45,7 +45,7 @@ def train_runs(
 
     Then the n-grams that a run's options ask for are fitted beside its prompt (`ngram_weights`).
 
-    `listener` receives events (dicts with `event`: step, evaluation, resumed, done). `checkpoint` is a file
+    `listener` receives events (dicts with `event`: step, evaluation, resumed, ngrams, ngrams_fitted, done). `checkpoint` is a file
     written every so many steps; where it exists, training goes on from it with the same results as without
     the interruption, and therefore on as many threads (torch's own setting changes). It stays until the caller has
     kept the results and calls `remove_checkpoint`.
@@ -73,7 +73,10 @@ def train_runs(
     for run in runs:
         run.entry.load_state_dict(run.best)
         if run.options.ngrams:
-            add_ngrams(lm, run)
+            tell({"event": "ngrams", "run": run.name})
+            fit = run.ngram_fit = add_ngrams(lm, run)
+            told = {**fit.numbers, "accuracy": run.progress.best_accuracy}
+            tell({"event": "ngrams_fitted", "run": run.name, **told})
         tell({"event": "done", "run": run.name, "best_step": run.progress.best_step})
 
 
