@@ -1,4 +1,4 @@
-"""N-grams of units beside a prompt: what is read, by definition; and weights that are fitted when the prompt has learnt."""
+"""N-grams of units beside a prompt: what is read, by definition; weights that are fitted once the prompt has learnt."""
 
 from __future__ import annotations
 
@@ -143,7 +143,8 @@ def test_validation_never_gets_worse_by_ngrams_that_say_nothing() -> None:
     assert found <= plain + 1e-6
     assert run.progress.best_loss == pytest.approx(found, abs=1e-5)
     apart = run.ngram_fit
-    assert apart is not None and apart.prompt_alone == bare.progress.best_accuracy
+    assert apart is not None
+    assert apart.prompt_alone == bare.progress.best_accuracy
     assert torch.equal(apart.prompt.weight, bare.entry.verbalizer.weight)
     whole = apart.share * apart.ngrams.weight
     whole[:, : apart.prompt.weight.shape[1]] += apart.prompt.weight

@@ -16,7 +16,6 @@ from pydantic import (
 
 from speechprompt.errors import UnknownName, UsageError
 from speechprompt.prompting.kinds import MOST_BUCKETS, Decoding, Method, VerbalizerName
-
 from speechprompt.speech.speeds import SpeedCopies
 
 PROMPT_BUDGET = 135_000

@@ -45,10 +45,10 @@ def train_runs(
 
     Then the n-grams that a run's options ask for are fitted beside its prompt (`ngram_weights`).
 
-    `listener` receives events (dicts with `event`: step, evaluation, resumed, ngrams, ngrams_fitted, done). `checkpoint` is a file
-    written every so many steps; where it exists, training goes on from it with the same results as without
-    the interruption, and therefore on as many threads (torch's own setting changes). It stays until the caller has
-    kept the results and calls `remove_checkpoint`.
+    `listener` receives events (dicts with `event`: step, evaluation, resumed, ngrams, ngrams_fitted, done).
+    `checkpoint` is a file written every so many steps; where it exists, training goes on from it with the same results
+    as without the interruption, and therefore on as many threads (torch's own setting changes). It stays until the
+    caller has kept the results and calls `remove_checkpoint`.
     TrainingError when a run diverges or the checkpoint belongs to other runs.
     """
     tell = listener or (lambda event: None)
