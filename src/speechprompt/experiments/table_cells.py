@@ -231,7 +231,8 @@ class Measure:
 
     def _apart(self, lm: Any, entry: TaskPrompt, fit: NgramFit, test: Examples) -> dict[str, Any]:
         """What was chosen for n-grams, and the test accuracy of the prompt and of the n-grams, each alone."""
-        labels, found = self.round.labels("test"), {"ngrams": fit.numbers}
+        labels = self.round.labels("test")
+        found: dict[str, Any] = {"ngrams": fit.numbers}
         for name, verbalizer in (("prompt", fit.prompt), ("ngrams", fit.ngrams)):
             alone = TaskPrompt(entry.task, entry.prompt, verbalizer, entry.decoding, entry.shifts_positions)
             answers = _joined(self.round.task.slots, scores_of(lm, alone, test))

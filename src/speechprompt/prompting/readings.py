@@ -49,8 +49,9 @@ class States:
 
     def of(self, rows: Tensor | slice) -> States:
         """Those of some utterances."""
-        whole = (None if x is None else x[rows] for x in (self.mean, self.counts, self.pace))
-        return States(self.hidden[rows], *whole, {name: x[rows] for name, x in self.ngrams.items()})
+        mean, counts, pace = (None if x is None else x[rows] for x in (self.mean, self.counts, self.pace))
+        ngrams = {name: x[rows] for name, x in self.ngrams.items()}
+        return States(self.hidden[rows], mean, counts, pace, ngrams)
 
     def at(self, place: int) -> States:
         """Those at one of the Q places."""
