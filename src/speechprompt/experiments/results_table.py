@@ -91,8 +91,20 @@ class Line:
             *(self._cell(method) for method in METHODS),
             "" if self.trained_parameters is None else f"{self.trained_parameters:,}",
             *(self._difference(method, marked) for method in COMPARED),
-            self.remark,
+            "; ".join(text for text in (self.remark, self._apart()) if text),
         )
+
+    def _apart(self) -> str:
+        """What prompts with n-grams beside them reach on the test without them, and what those reach alone."""
+        cells = [cell for cell in self.facts.get("cells", {}).get("prompt", ()) if "ngrams" in cell]
+        if not cells or not self.accuracy:
+            return ""
+        sizes = [cell["utterances"] for cell in cells]
+        prompt, ngrams = (
+            np.average([cell[f"{part}_alone_on_test"] for cell in cells], weights=sizes)
+            for part in ("prompt", "ngrams")
+        )
+        return f"with n-grams: prompts alone {share_cell(prompt)}, n-grams alone {share_cell(ngrams)}"
 
     def _difference(self, method: str, marked: bool) -> str:
         found = self.differences.get(method)

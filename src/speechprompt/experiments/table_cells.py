@@ -296,6 +296,7 @@ def facts_of(
         "cells": {
             method: [
                 {
+                    "utterances": len(cell.predictions),
                     "trained_parameters": cell.trained_parameters,
                     "cpu_seconds": cell.cpu_seconds,
                     "valid_accuracy": cell.valid_accuracy,
