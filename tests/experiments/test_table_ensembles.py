@@ -31,37 +31,44 @@ OPTIONS = {
 }
 
 
-def one_by_one(one: Round) -> list[Artifact]:
-    """The members, each trained on its own."""
+def one_by_one(one: Round, ngrams: int) -> list[Artifact]:
+    """The members, each trained on its own; n-grams are beside the first."""
     options, members = training_options(OPTIONS, one.seed)
     train, valid = (Examples.of(one.task, one.rows(split)) for split in ("train", "valid"))
     found = []
     for member in range(members):
-        chosen = options.model_copy(update={"seed": one.seed + 1000 * member})
+        chosen = options.model_copy(update={"seed": one.seed + 1000 * member, "ngrams": 0 if member else ngrams})
         lm, run = prompt_run(SPOKEN.lm, one.task, chosen, train, valid)
         train_runs(lm, [run])
         found.append(finish(run, SPOKEN, one.corpus))
     return found
 
 
-def test_members_answer_as_if_each_had_trained_alone(tmp_path: Path) -> None:
+def joined(members: list[Artifact], one: Round, split: str) -> tuple[str, ...]:
+    """What they answer together."""
+    scores = ensemble_scores(SPOKEN.lm, members, one.rows(split))
+    best = [[labels[i] for i in scores[slot].argmax(1).tolist()] for slot, labels in one.task.slots.items()]
+    return tuple(LABEL_JOINT.join(row) for row in zip(*best, strict=True))
+
+
+@pytest.mark.parametrize("ngrams", [0, 256])
+def test_members_answer_as_if_each_had_trained_alone(tmp_path: Path, ngrams: int) -> None:
     row = TableRow(name="both", title="both", source="toy.jsonl", slots=("word", "length"), folds=3)
     one = rounds_of(row, toy_corpus(120), 1)[1]
-    cell = Measure("prompt", one, SPOKEN, OPTIONS, tmp_path).run(FeatureCache(), lambda *told: None)
-    members = one_by_one(one)
-    answers = {}
-    for split in ("test", "valid"):
-        scores = ensemble_scores(SPOKEN.lm, members, one.rows(split))
-        best = [
-            [labels[i] for i in scores[slot].argmax(1).tolist()] for slot, labels in one.task.slots.items()
-        ]
-        answers[split] = tuple(LABEL_JOINT.join(row) for row in zip(*best, strict=True))
-    assert cell.predictions == answers["test"]
+    options = {**OPTIONS, "ngrams": ngrams}
+    cell = Measure("prompt", one, SPOKEN, options, tmp_path).run(FeatureCache(), lambda *told: None)
+    members = one_by_one(one, ngrams)
+    assert cell.predictions == joined(members, one, "test")
     assert len(set(cell.predictions)) > 2  # they learnt something that could differ
-    assert cell.valid_accuracy == accuracy(one.labels("valid"), answers["valid"])
+    assert cell.valid_accuracy == accuracy(one.labels("valid"), joined(members, one, "valid"))
     assert cell.trained_parameters == sum(member.config.trained_parameters for member in members)
     assert cell.measured_by == measuring("cpu")
     assert not list(tmp_path.glob("*.pt"))
+    alone = joined(one_by_one(one, 0), one, "test")
+    assert ("ngrams" in cell.details) == bool(ngrams)
+    if ngrams:
+        assert cell.predictions != alone
+        assert cell.details["prompt_alone_on_test"] == accuracy(one.labels("test"), alone)
 
 
 def test_a_killed_training_of_members_goes_on_where_it_was(tmp_path: Path) -> None:

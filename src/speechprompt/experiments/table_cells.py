@@ -40,6 +40,7 @@ from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, NgramFit, Run
 from speechprompt.prompting.training import remove_checkpoint, train_runs
 from speechprompt.prompting.trust import temperatures_of
+from speechprompt.prompting.verbalizers import Verbalizer
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.unit_store import file_key
 from speechprompt.spoken_lm import SpokenLM
@@ -193,51 +194,55 @@ class Measure:
         return Cell(_named(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
 
     def _trained(self, update: Update) -> Cell:
-        """A prompt, an ensemble of prompts, or the whole LM fine-tuned."""
+        """A prompt, an ensemble of prompts (the first takes n-grams, if any), or the whole LM fine-tuned."""
         options, members = training_options(self.options, self.round.seed)
         train, valid, test = self._examples(options)
-        slots = self.round.task.slots
         start = prompt_run if self.method == "prompt" else finetuning_run
-        started = [
-            start(
-                self.spoken_lm.lm,
-                self.round.task,
-                options.model_copy(update={"seed": options.seed + _MEMBER_SEEDS * member}),
-                train,
-                valid,
-            )
-            for member in range(members)
-        ]
+        started = []
+        for member in range(members):
+            own = {"seed": options.seed + _MEMBER_SEEDS * member} | ({"ngrams": 0} if member else {})
+            one = options.model_copy(update=own)
+            started.append(start(self.spoken_lm.lm, self.round.task, one, train, valid))
         lm, runs = started[0][0], [run for _, run in started]
         self._train(lm, runs, update)
-        if members == 1:
-            scores, reached = scores_of(lm, runs[0].entry, test), runs[0].progress.best_accuracy
-        else:
-            told = [scores_of(lm, run.entry, valid) for run in runs]
-            calibrations = [Calibration(temperatures_of(one, valid.targets)) for one in told]
-            scores = combined(
-                [(c, scores_of(lm, run.entry, test)) for c, run in zip(calibrations, runs, strict=True)]
-            )
-            together = combined(list(zip(calibrations, told, strict=True)))
-            reached = accuracy(self.round.labels("valid"), _joined(slots, together))
+        entries = [run.entry for run in runs]
+        scores, reached = self._together(lm, entries, valid, test)
         last = runs[-1]
         details = {"prompts": members, "steps": last.progress.step, "best_step": last.progress.best_step}
         if self.method == "prompt":
             details["prompt_length"] = last.entry.prompt.length
-        if members == 1 and last.ngram_fit is not None:
-            details |= self._apart(lm, last.entry, last.ngram_fit, test)
-        parameters = sum(run.entry.trained_parameters() for run in runs)
-        return Cell(_joined(slots, scores), parameters, 0, reached, details)
+        fit = runs[0].ngram_fit
+        if fit is not None:
+            details |= self._apart(lm, entries, fit, valid, test)
+        parameters = sum(entry.trained_parameters() for entry in entries)
+        return Cell(_joined(self.round.task.slots, scores), parameters, 0, reached, details)
 
-    def _apart(self, lm: Any, entry: TaskPrompt, fit: NgramFit, test: Examples) -> dict[str, Any]:
-        """What was chosen for n-grams, and the test accuracy of the prompt and of the n-grams, each alone."""
-        labels = self.round.labels("test")
-        found: dict[str, Any] = {"ngrams": fit.numbers}
-        for name, verbalizer in (("prompt", fit.prompt), ("ngrams", fit.ngrams)):
-            alone = TaskPrompt(entry.task, entry.prompt, verbalizer, entry.decoding, entry.shifts_positions)
-            answers = _joined(self.round.task.slots, scores_of(lm, alone, test))
-            found[f"{name}_alone_on_test"] = accuracy(labels, answers)
-        return found
+    def _together(
+        self, lm: Any, entries: Sequence[TaskPrompt], valid: Examples, test: Examples
+    ) -> tuple[dict[str, Tensor], float]:
+        """Scores (n,C) on test of all members, each calibrated on valid, and their accuracy on valid."""
+        told = [scores_of(lm, entry, valid) for entry in entries]
+        calibrations = [Calibration(temperatures_of(one, valid.targets)) for one in told]
+        asked = [(c, scores_of(lm, entry, test)) for c, entry in zip(calibrations, entries, strict=True)]
+        together = combined(list(zip(calibrations, told, strict=True)))
+        return combined(asked), accuracy(self.round.labels("valid"), _joined(self.round.task.slots, together))
+
+    def _apart(
+        self, lm: Any, entries: Sequence[TaskPrompt], fit: NgramFit, valid: Examples, test: Examples
+    ) -> dict[str, Any]:
+        """What was chosen for n-grams, and the test accuracy of the prompts and of the n-grams, each alone."""
+        labels, first = self.round.labels("test"), entries[0]
+
+        def reading(verbalizer: Verbalizer) -> TaskPrompt:
+            return TaskPrompt(first.task, first.prompt, verbalizer, first.decoding, first.shifts_positions)
+
+        prompts, _ = self._together(lm, [reading(fit.prompt), *entries[1:]], valid, test)
+        ngrams = scores_of(lm, reading(fit.ngrams), test)
+        return {
+            "ngrams": fit.numbers,
+            "prompt_alone_on_test": accuracy(labels, _joined(first.task.slots, prompts)),
+            "ngrams_alone_on_test": accuracy(labels, _joined(first.task.slots, ngrams)),
+        }
 
     def _train(self, lm: Any, runs: Sequence[Run], update: Update) -> None:
         """Train all members in one batch."""
