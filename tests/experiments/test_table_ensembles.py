@@ -37,7 +37,9 @@ def one_by_one(one: Round, ngrams: int) -> list[Artifact]:
     train, valid = (Examples.of(one.task, one.rows(split)) for split in ("train", "valid"))
     found = []
     for member in range(members):
-        chosen = options.model_copy(update={"seed": one.seed + 1000 * member, "ngrams": 0 if member else ngrams})
+        chosen = options.model_copy(
+            update={"seed": one.seed + 1000 * member, "ngrams": 0 if member else ngrams}
+        )
         lm, run = prompt_run(SPOKEN.lm, one.task, chosen, train, valid)
         train_runs(lm, [run])
         found.append(finish(run, SPOKEN, one.corpus))
