@@ -15,6 +15,7 @@ import pytest
 from cli.material import QUICK, Run, rewritten
 from speechprompt.cli import answer_formats, prediction_file
 from speechprompt.cli.prediction_file import PredictionFile
+from speechprompt.errors import CorpusError
 from speechprompt.prompting import bulk
 from speechprompt.prompting.predictor import Predictor
 
@@ -222,3 +223,43 @@ def test_half_a_clip_in_the_journal_is_answered_again(tmp_path: Path) -> None:
     part.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "b", "ta')
     assert PredictionFile.open(out, digests, "float32").done == {"a"}
     assert [json.loads(line)["id"] for line in part.read_text().splitlines()] == ["a", "a"]
+
+
+def test_rows_of_fewer_prompts_are_not_thrown_away(tmp_path: Path) -> None:
+    out, part = tmp_path / "a.jsonl", tmp_path / "a.jsonl.part"
+    part.write_text("".join(json.dumps({"id": i, "task": "x", "prompt": "1"}) + "\n" for i in "abc"))
+    before = part.read_text()
+    with pytest.raises(CorpusError, match="lacks answers of some of these prompts"):
+        PredictionFile.open(out, {"x": "1", "y": "2"}, "float32")
+    assert part.read_text() == before
+
+
+def test_a_stopped_run_that_starts_a_file_anew_goes_on(
+    run: Run, toy: Path, units: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    command = ("predict", units, "--prompt", trained, "--lm", toy, "--out", out, "--quiet", "--json")
+    assert run(*command).code == 0
+    before = out.read_bytes()
+    monkeypatch.setattr(bulk, "BATCH_CLIPS", 20)
+    real, calls = Predictor.answer, []
+
+    def interrupted(self: Predictor, questions: Any) -> Any:
+        calls.append(len(questions))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, questions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "answer", interrupted)
+        stopped = run(*command, "--force")
+    part = tmp_path / "answers.jsonl.anew.part"
+    assert (stopped.code, out.read_bytes()) == (130, before)
+    assert f"40 answered clips are kept, and the same command goes on from {part}" in " ".join(
+        stopped.err.split()
+    )
+    with part.open("a") as file:
+        file.write(json.dumps({"id": "old", "task": "word", "prompt": "another"}) + "\n")
+    ran = run(*command, "--force")
+    assert (ran.document["known"], ran.document["answered"]) == (40, 20)
+    assert (len(rows_in(out)), list(tmp_path.glob("*.part"))) == (60, [])

@@ -74,8 +74,13 @@ def test_a_clip_is_named_or_left_out(
     ran = run(*call, "--skip-unreadable")
     assert ran.code == 0, ran.err
     assert "odd.wav' was left out" in ran.err
-    if command == "train":
+    if command in ("train", "sweep --try seed=0"):
         assert "clips.csv --skip-unreadable" in ran.out.replace("\n", "")
+    if "--folds" in command:
+        scored = run(
+            "evaluate", tmp_path / "out" / "fold1", tmp_path / "clips.csv", "--lm", toy, "--skip-unreadable"
+        )
+        assert "split as in the prompt's training: cross-validation: fold 1 of 3" in scored.err
 
 
 def test_units_may_be_of_any_length_until_an_lm_reads_them(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,24 @@ def test_encode_writes_units_that_train_without_audio(
     assert first.units == ToyTokenizer().encode(waveform)
     again = run("encode", clips, "--lm", toy, "--out", out, "--quiet")
     assert "--force" in again.error
+
+
+def test_encode_reads_the_columns_of_labels_that_are_named(
+    run: Run, toy: Path, toy_tokenizer: None, clips: Path, tmp_path: Path
+) -> None:
+    rows = [f"{path},{path.parent.name}" for path in sorted(clips.glob("*/*.wav"))]
+    source, out = tmp_path / "words.csv", tmp_path / "units.jsonl"
+    source.write_text("\n".join(["path,pitch", *rows]) + "\n")
+    assert run("encode", source, "--lm", toy, "--out", out, "--slots", "pitch", "--quiet").code == 0
+    assert Corpus.read(out).slots == {"pitch": ("high", "low")}
+
+
+def test_baseline_names_the_row_without_a_label(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    def bare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [*rows[:3], rows[3] | {"labels": {"word": rows[3]["labels"]["word"]}}, *rows[4:]]
+
+    ran = run("baseline", rewritten(units, tmp_path / "bare.jsonl", bare), "--lm", toy, "--quiet")
+    assert "'toy_0002' has no label for length" in ran.error
 
 
 def test_encode_skips_only_when_asked(

@@ -11,7 +11,7 @@ from speechprompt.errors import WorkError
 from speechprompt.evaluation.as_trained import as_trained
 from speechprompt.prompting.finishing import provenance
 from speechprompt.speech.manifest import Corpus
-from speechprompt.speech.splits import folds, shots, with_fold
+from speechprompt.speech.splits import draw_splits, folds, shots, with_fold
 from speechprompt.testing import toy_corpus
 
 CORPUS = toy_corpus(60)
@@ -92,3 +92,14 @@ def test_provenance_says_what_was_drawn_and_nothing_else() -> None:
     few = shots(CORPUS, None, 2, seed=1)
     assert few.shots is not None
     assert provenance(few)["shots"] == asdict(few.shots)
+
+
+def test_training_utterances_that_are_gone_from_drawn_splits_are_told() -> None:
+    utterances, rule = draw_splits(CORPUS.utterances, 0)
+    drawn = replace(CORPUS, utterances=utterances, split_rule=rule)
+    known, gone = provenance(drawn), drawn.split("train")[0]
+    fewer = replace(drawn, utterances=tuple(u for u in utterances if u != gone))
+    assert "1 of the prompt's training utterances are gone from toy" in as_trained(fewer, known).notices[-1]
+    for same in (drawn, replace(fewer, name="another"), replace(drawn, utterances=drawn.split("test"))):
+        assert as_trained(same, known).notices == ()
+    assert as_trained(replace(fewer, split_rule=None), known | {"split_rule": None}).notices == ()

@@ -82,3 +82,6 @@ def test_validation_shows_nothing_of_the_test(study: Study, tmp_path: Path) -> N
     [line] = table_of(another(tmp_path, tuning=True))
     assert "prompt" in line.valid
     assert line.cells()[-1] == ""
+    [cell, *_] = prompts_of(line)
+    assert "valid_accuracy" in cell
+    assert not [name for name in cell if "test" in name]

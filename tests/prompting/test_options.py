@@ -20,6 +20,7 @@ from speechprompt.prompting.verbalizers import (
     learnable_as_published,
     random_units,
 )
+from speechprompt.speech.manifest import Utterance
 from speechprompt.testing import UNIT_COUNT, toy_lm
 from toys import some_units
 
@@ -222,3 +223,16 @@ def test_thresholds_keep_their_promise(rows: list[tuple[float, bool]], bound: fl
     # no lower threshold would have kept the bound: the answer is the widest one
     for lower in scores[~answered].tolist():
         assert float((~right[scores >= lower]).float().mean()) > bound - 1e-6
+
+
+def test_an_utterance_that_does_not_fit_the_task_is_named() -> None:
+    task = Task("word", {"word": ("no", "yes")})
+    fits, strange, bare = (
+        Utterance(name, "test", labels)
+        for name, labels in (("a", {"word": "yes"}), ("b", {"word": "maybe"}), ("c", {"size": "big"}))
+    )
+    assert task.targets([fits]) == [[1]]
+    with pytest.raises(CorpusError, match="'b' has word 'maybe', which task 'word' does not know"):
+        task.targets([fits, strange])
+    with pytest.raises(CorpusError, match="'c' has no label for word"):
+        task.targets([bare])

@@ -300,3 +300,26 @@ def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         read_corpus("data/clips")
     with pytest.raises(MissingExtra, match=r"speechprompt\[datasets\]"):
         read_corpus("hf:owner/name")
+
+
+def test_a_folder_beside_split_folders_is_no_label(tmp_path: Path) -> None:
+    clips(
+        tmp_path,
+        *(f"{split}/{word}/{i}.wav" for split in ("train", "test") for word in ("no", "yes") for i in "12"),
+    )
+    clips(tmp_path, "extra/no/1.wav")
+    with pytest.raises(CorpusError, match=r"holds the splits test and train, and beside them 'extra'"):
+        Corpus.from_folder(tmp_path)
+
+
+def test_words_that_are_names_of_splits_are_labels(tmp_path: Path) -> None:
+    clips(tmp_path, *(f"{word}/{i}.wav" for word in ("train", "test", "bus") for i in "1234"))
+    assert Corpus.from_folder(tmp_path).slots == {"label": ("bus", "test", "train")}
+
+
+def test_another_field_of_splits_is_in_the_rule(tmp_path: Path) -> None:
+    splits = ("train", "valid", "test") * 4
+    rows = [f"{i}.wav,{'ab'[i % 2]},{split},{split}" for i, split in enumerate(splits)]
+    source = table(tmp_path, "\n".join(["path,label,split,subset", *rows]) + "\n")
+    assert Corpus.read(source).split_rule is None
+    assert Corpus.read(source, split_field="subset").split_rule == "field subset"

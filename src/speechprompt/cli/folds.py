@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.prompting.recipes import TrainingOptions
     from speechprompt.speech.manifest import Corpus
+    from speechprompt.speech.splits import Fold
     from speechprompt.spoken_lm import SpokenLM
 
 NUMBERS = "folds.json"
@@ -55,7 +56,7 @@ def train_folds(
     spoken_lm: SpokenLM,
     options: TrainingOptions,
     out: Path,
-    count: int,
+    drawn: Sequence[Fold],
     shots: int | None,
     initial: Artifact | None,
     force: bool,
@@ -66,9 +67,8 @@ def train_folds(
     when the corpus cannot be divided so; ArtifactError when the rounds there are of other options or data.
     """
     from speechprompt.prompting.artifact import Artifact
-    from speechprompt.speech.splits import folds, require_trainable, with_fold
+    from speechprompt.speech.splits import require_trainable, with_fold
 
-    drawn = folds(corpus, count)
     rounds = [few(with_fold(corpus, fold), shots, options.seed) for fold in drawn]
     for one in rounds:
         require_trainable(one)
@@ -79,7 +79,7 @@ def train_folds(
     for number, one in enumerate(rounds, start=1):
         folder = work / f"fold{number}"
         if not folder.exists():
-            terminal.say(f"fold {number} of {count}")
+            terminal.say(f"fold {number} of {len(drawn)}")
             train_resumably(terminal, RunFolder(folder), one, spoken_lm, options, initial)
         artifact = Artifact.load(folder, spoken_lm)
         evaluations.append(_evaluate(spoken_lm, artifact, one, number))

@@ -84,7 +84,7 @@ def predict(
     digests = {prompt.name: content_hash(folder) for prompt, folder in zip(asked, prompts, strict=True)}
     file = PredictionFile.open(out, digests, str(spoken_lm.lm.dtype).removeprefix("torch."), force)
     left = [one for one in listed if one.id not in file.done]
-    _write(terminal, file, _told(terminal, answer_all(predictor, left, asked), len(left)), listed, force)
+    _write(terminal, file, _told(terminal, answer_all(predictor, left, asked), len(left)), listed)
 
 
 def _told(terminal: Terminal, answered: Iterator[Answered], total: int) -> Iterator[Answered]:
@@ -132,7 +132,6 @@ def _write(
     file: PredictionFile,
     answered: Iterator[Answered],
     listed: Sequence[Listed],
-    force: bool,
 ) -> None:
     """Answers into the file, and a summary on stdout."""
     counts: dict[tuple[str, str], Counter[str]] = {}
@@ -155,7 +154,7 @@ def _write(
         ) from None
     finally:
         file.close()
-    file.finish(force)
+    file.finish()
     known = sum(one.id in file.done for one in listed)
     document = {"out": str(file.out), "answered": fresh, "known": known, "failed": failed}
     facts = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -30,54 +30,62 @@ class PredictionFile:
     out: Path
     digests: Mapping[str, str]
     dtype: str
+    force: bool = False
     done: set[str] = field(default_factory=set)
     _file: IO[str] | None = None
 
     @property
     def part(self) -> Path:
-        """Where a run writes while it lasts."""
-        return self.out.with_name(self.out.name + ".part")
+        """Where a run writes while it lasts; one that starts OUT anew does not go on from one that does not."""
+        return self.out.with_name(self.out.name + (".anew.part" if self.force else ".part"))
 
     @classmethod
     def open(cls, out: Path, digests: Mapping[str, str], dtype: str, force: bool = False) -> PredictionFile:
         """Find what is answered already; failed clips are not. Starts `OUT.part`, without what was cut off in it.
 
         UsageError for a kind of file that is not written here. CorpusError when the file holds something else,
-        answers of other prompts, or answers in another precision, unless `force` starts it anew.
+        answers of other prompts, or answers in another precision, unless `force` starts it anew: then only what a
+        stopped run with `force` answered of the same is kept.
         """
         if out.suffix not in READERS:
             raise UsageError(f"{out} is written by its ending; take one of {', '.join(READERS)}")
-        found = cls(out, digests, dtype)
-        if force:
-            found.part.unlink(missing_ok=True)
+        found = cls(out, digests, dtype, force)
         journal = [row for row in found._journal() if "error" not in row]
+        if force:
+            journal = [row for row in journal if found._misfit(row) is None]
+        old = [] if force else list(_old_rows(out))
+        for row in [*journal, *old]:
+            if (problem := found._misfit(row)) is not None:
+                raise CorpusError(problem)
         whole = found._whole(journal)
         kept = [row for row in journal if row["id"] in whole]
-        old = [] if force else list(_old_rows(out))
-        found._check([*kept, *old])
         found.done = whole | found._whole(old)
-        if len(found.done) < len({row["id"] for row in [*kept, *old]}):
-            raise CorpusError(f"{out} lacks answers of some of these prompts; choose another --out")
+        cut = {journal[-1]["id"]} if journal else set()
+        if not force and {row["id"] for row in [*journal, *old]} - found.done - cut:
+            raise CorpusError(
+                f"{out} lacks answers of some of these prompts; choose another --out, or pass --force to start it anew"
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = found.part.with_name(found.part.name + ".tmp")
         temporary.write_text("".join(line_of(row) for row in kept), encoding="utf-8")
         temporary.replace(found.part)
         return found
 
-    def _check(self, rows: Iterable[Row]) -> None:
-        for row in rows:
-            task = str(row["task"])
-            if self.digests.get(task) != row["prompt"]:
-                which = "another prompt" if task in self.digests else "the task"
-                raise CorpusError(
-                    f"{self.out} holds answers of {which} '{task}'; choose another --out, "
-                    "or pass --force to start it anew"
-                )
-            if (known := row.get("dtype") or UNRECORDED) != self.dtype:
-                raise CorpusError(
-                    f"{self.out} holds answers computed in {known}, and this run computes in {self.dtype}; "
-                    f"pass --dtype {known} to go on, choose another --out, or pass --force to start it anew"
-                )
+    def _misfit(self, row: Row) -> str | None:
+        """Why an answer cannot stand beside this run's; None when it can."""
+        task = str(row["task"])
+        if self.digests.get(task) != row["prompt"]:
+            which = "another prompt" if task in self.digests else "the task"
+            return (
+                f"{self.out} holds answers of {which} '{task}'; choose another --out, "
+                "or pass --force to start it anew"
+            )
+        if (known := row.get("dtype") or UNRECORDED) != self.dtype:
+            return (
+                f"{self.out} holds answers computed in {known}, and this run computes in {self.dtype}; "
+                f"pass --dtype {known} to go on, choose another --out, or pass --force to start it anew"
+            )
+        return None
 
     def _whole(self, rows: Iterable[Row]) -> set[str]:
         """The clips that every prompt has answered; a kill may have cut the last one's rows."""
@@ -101,19 +109,20 @@ class PredictionFile:
             self._file.close()
             self._file = None
 
-    def finish(self, force: bool = False) -> None:
+    def finish(self) -> None:
         """Put old and new answers into OUT, whole or not at all, and remove `OUT.part`."""
         self.close()
-        if not self.part.stat().st_size and self.out.exists() and not force:
+        if not self.part.stat().st_size and self.out.exists() and not self.force:
             self.part.unlink()  # nothing is new
             return
         temporary = self.out.with_name(f".{self.out.name}.tmp")
         try:
-            WRITERS[self.out.suffix](temporary, None if force else self.out, self._journal())
+            WRITERS[self.out.suffix](temporary, None if self.force else self.out, self._journal())
             temporary.replace(self.out)
         finally:
             temporary.unlink(missing_ok=True)
-        self.part.unlink(missing_ok=True)
+        for part in (self.part, replace(self, force=False).part):
+            part.unlink(missing_ok=True)
 
     def _journal(self) -> Iterator[Row]:
         """The whole lines of `OUT.part`; what a kill cut is left out."""

@@ -89,6 +89,7 @@ def encode(
     source: Source,
     out: Out,
     lm: LmName = "tiny",
+    slots: SlotNames = None,
     split_field: SplitField = "split",
     skip_unreadable: SkipUnreadable = False,
     force: Force = False,
@@ -104,7 +105,7 @@ def encode(
     if out.exists() and not force:
         raise OutputExists(out)
     check_writable(out)
-    corpus = read_source(source, terminal, split_field=split_field)
+    corpus = read_source(source, terminal, names_of(slots), split_field)
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable, any_length=True)
     write_manifest(corpus, out, force)
@@ -141,10 +142,12 @@ def baseline(
     another tokenizer than the LM's leave the probe out.
     """
     from speechprompt.evaluation.evaluate import BASELINES, run_baselines
+    from speechprompt.speech.splits import require_labels
 
     chosen = names_of(slots)
     corpus = read_source(source, terminal, chosen, split_field)
     corpus = only_splits(corpus, Counter(["train", *(["valid"] if corpus.split("valid") else []), split]))
+    require_labels(corpus)
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     names = list(BASELINES)
     if _foreign_units(corpus, spoken_lm):

@@ -32,7 +32,7 @@ from speechprompt.cli.materials import (
     trainable,
     with_copies,
 )
-from speechprompt.cli.terminal import Progress, Terminal, next_command, percent, table
+from speechprompt.cli.terminal import Progress, Terminal, next_command, percent, reading_flags, table
 from speechprompt.cli.train import Recipe, Shots
 from speechprompt.cli.training_options import option_flags, resolved
 from speechprompt.errors import ArtifactError, OutputExists
@@ -117,7 +117,9 @@ def sweep(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; the same command goes on from {folder}") from None
     document = finish(study, found, out)
-    terminal.show(document, *_parts(found, out, source, lm, len(corpus.split("valid"))))
+    reading = reading_flags(split_field, skip_unreadable)
+    following = next_command("evaluate", out / "best", source, *reading, lm=lm)
+    terminal.show(document, *_parts(found, out, following, len(corpus.split("valid"))))
 
 
 def _ends(options: TrainingOptions, dimensions: Sequence[Dimension]) -> list[TrainingOptions]:
@@ -182,7 +184,7 @@ class _Listener:
             self._progress.update(step, self._steps, f"{self._done} trials done{best}")
 
 
-def _parts(trials: list[Trial], out: Path, source: str, lm: str, valid: int) -> list[Any]:
+def _parts(trials: list[Trial], out: Path, following: str, valid: int) -> list[Any]:
     names = list(trials[0].changes)
     rows = [
         (
@@ -197,5 +199,5 @@ def _parts(trials: list[Trial], out: Path, source: str, lm: str, valid: int) -> 
     return [
         table((*names, "valid accuracy", "loss", "best step"), rows, title),
         f"the best prompt: {out / 'best'}; its accuracy above is too good by selection",
-        next_command("evaluate", out / "best", source, lm=lm),
+        following,
     ]

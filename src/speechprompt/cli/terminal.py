@@ -169,6 +169,12 @@ def next_command(*words: object, lm: str | None = None) -> str:
     return f"next: speechprompt {shlex.join(map(str, [*words, *named]))}"
 
 
+def reading_flags(split_field: str, skip_unreadable: bool) -> list[str]:
+    """How a command that goes on with a source has to read it."""
+    named = [] if split_field == "split" else ["--split-field", split_field]
+    return [*named, *["--skip-unreadable"] * skip_unreadable]
+
+
 def percent(share: float) -> str:
     """A share as a percentage with one decimal."""
     return f"{100 * share:.1f} %"

@@ -31,7 +31,7 @@ from speechprompt.cli.materials import (
     trainable,
     with_copies,
 )
-from speechprompt.cli.terminal import Terminal, next_command, pairs, percent
+from speechprompt.cli.terminal import Terminal, next_command, pairs, percent, reading_flags
 from speechprompt.cli.together import check_together_output, jobs_of, train_together, with_choices
 from speechprompt.cli.training_options import fill_from_file, option_flags, resolved
 from speechprompt.cli.training_run import RunFolder, train_resumably
@@ -126,10 +126,12 @@ def train(
     initial = None if init_from is None else Artifact.load(init_from, spoken_lm)
     if folds is not None:
         from speechprompt.cli.folds import train_folds
+        from speechprompt.speech.splits import folds as drawn_folds
 
+        drawn = drawn_folds(corpora[0], folds)  # of all utterances, as evaluate draws them again
         corpus = encoded(corpora[0], spoken_lm, terminal, skip_unreadable)
         corpus = with_copies(corpus, spoken_lm, terminal, [options], splits=None)  # every fold trains in turn
-        document, parts = train_folds(terminal, corpus, spoken_lm, options, out, folds, shots, initial, force)
+        document, parts = train_folds(terminal, corpus, spoken_lm, options, out, drawn, shots, initial, force)
         terminal.show(document, *parts)
         return
     has_test = bool(corpora[0].split("test"))
@@ -141,10 +143,8 @@ def train(
         train_together(terminal, jobs, spoken_lm, out, force, lm)
         return
     artifact = train_resumably(terminal, RunFolder(out), jobs[0].corpus, spoken_lm, options, initial, force)
-    asked_before = ["--skip-unreadable"] * skip_unreadable
-    following = (
-        ["evaluate", out, sources[0], *asked_before] if has_test else ["predict", "FILE", "--prompt", out]
-    )
+    reading = [*reading_flags(split_field, skip_unreadable)]
+    following = ["evaluate", out, sources[0], *reading] if has_test else ["predict", "FILE", "--prompt", out]
     terminal.show(document_of(artifact, out), _facts(artifact, out), next_command(*following, lm=lm))
 
 

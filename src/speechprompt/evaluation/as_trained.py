@@ -9,7 +9,7 @@ from typing import Any
 from speechprompt.errors import CorpusError, UsageError
 from speechprompt.evaluation.summary import read_json
 from speechprompt.speech.manifest import Corpus, FoldDraw, ShotsDraw
-from speechprompt.speech.splits import folds, shots, with_fold
+from speechprompt.speech.splits import DRAWN_BY_HASH, folds, shots, with_fold
 
 _MAY_LEAK = "and may have trained on utterances that are scored here"
 
@@ -25,6 +25,11 @@ def as_trained(corpus: Corpus, provenance: Mapping[str, Any]) -> Corpus:
     elif _is_split_otherwise(corpus, provenance):
         rule = provenance.get("split_rule") or "as read"
         corpus = _noticing(corpus, f"the prompt was trained on other splits ({rule}) {_MAY_LEAK}")
+    elif few is None and (lost := _lost_from_train(corpus, provenance)):
+        gone = (
+            f"{lost} of the prompt's training utterances are gone from {corpus.name}, whose splits are drawn"
+        )
+        corpus = _noticing(corpus, f"{gone}: others may have moved, {_MAY_LEAK}")
     return corpus if few is None else _with_shots(corpus, read_json(ShotsDraw, few))
 
 
@@ -46,6 +51,18 @@ def _is_split_otherwise(corpus: Corpus, provenance: Mapping[str, Any]) -> bool:
     """Whether the prompt was trained on the same corpus under another rule; a corpus of tests alone has no rule."""
     same = provenance.get("name") == corpus.name and "train" in corpus.splits()
     return same and provenance.get("split_rule") != corpus.split_rule
+
+
+def _lost_from_train(corpus: Corpus, provenance: Mapping[str, Any]) -> int:
+    """How many training utterances drawn splits have lost since; a small corpus is repaired with others."""
+    rule, counts = str(provenance.get("split_rule")), provenance.get("utterances")
+    known = counts.get("train") if isinstance(counts, Mapping) else None
+    same = (
+        provenance.get("name") == corpus.name
+        and f"test {DRAWN_BY_HASH}" in rule
+        and "train" in corpus.splits()
+    )
+    return max(0, known - len(corpus.split("train"))) if same and isinstance(known, int) else 0
 
 
 def _with_shots(corpus: Corpus, draw: ShotsDraw) -> Corpus:

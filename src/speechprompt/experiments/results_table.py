@@ -174,7 +174,7 @@ class Study:
         facts = facts_of(spoken_lm, corpus, row, whole, self.declaration)
         remark = f"not measured yet: {', '.join(missing)}" if missing else ""
         line = replace(line, facts=facts, remark=remark, valid=_validated(whole), rounds=len(rounds))
-        return line if self.tuning else _scored(line, row, rounds, whole)
+        return _without_tests(line) if self.tuning else _scored(line, row, rounds, whole)
 
     def _lm(self, name: str) -> SpokenLM:
         if name not in self.loaded:
@@ -347,6 +347,15 @@ def _scored(line: Line, row: TableRow, rounds: Sequence[Round], cells: Mapping[s
         differences=differences,
         trained_parameters=None if not prompts else max(cell.trained_parameters for cell in prompts),
     )
+
+
+def _without_tests(line: Line) -> Line:
+    """The line without what its cells noted on the test."""
+    cells = {
+        method: [{k: v for k, v in cell.items() if not k.endswith("_on_test")} for cell in found]
+        for method, found in line.facts["cells"].items()
+    }
+    return replace(line, facts={**line.facts, "cells": cells})
 
 
 def _validated(cells: Mapping[str, Sequence[Cell]]) -> dict[str, float]:

@@ -28,13 +28,21 @@ class Task:
         places = {slot: {label: i for i, label in enumerate(labels)} for slot, labels in self.slots.items()}
         rows = []
         for utterance in utterances:
-            try:
-                rows.append([places[slot][utterance.labels[slot]] for slot in self.slots])
-            except KeyError as missing:
-                raise CorpusError(
-                    f"utterance '{utterance.id}' has no label {missing} of task '{self.name}'; "
-                    "name the labelled slots with --slots"
-                ) from None
+            row = []
+            for slot, place in places.items():
+                label = utterance.labels.get(slot)
+                if label is None:
+                    raise CorpusError(
+                        f"utterance '{utterance.id}' has no label for {slot} of task '{self.name}'; add it, or leave "
+                        "the utterance out"
+                    )
+                if label not in place:
+                    raise CorpusError(
+                        f"utterance '{utterance.id}' has {slot} '{label}', which task '{self.name}' does not know; "
+                        "leave it out, or train with it"
+                    )
+                row.append(place[label])
+            rows.append(row)
         return rows
 
     @classmethod

@@ -21,7 +21,7 @@ def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> 
     """Read FOLDER/LABEL/…/clip.wav or FOLDER/SPLIT/LABEL/…/clip.wav; the slot is named `label`.
 
     Without label folders the utterances have no labels (enough to encode, not to train). CorpusError: no
-    audio, or a file name that is not UTF-8.
+    audio, a file name that is not UTF-8, or split folders beside one that is none.
     """
     clips = sorted(_clips(folder), key=lambda parts: [unicodedata.normalize("NFC", part) for part in parts])
     if not clips:
@@ -34,6 +34,7 @@ def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> 
     tops = {parts[0] for parts in clips if len(parts) > 1}
     splits = {top: top for top in tops if canonical_split(top)}
     by_split = bool(tops) and len(splits) == len(tops)
+    _check_tops(folder, clips, tops, set(splits))
     depth = 1 + by_split  # how many folders deep a labelled clip lies
     labelled = [parts for parts in clips if len(parts) > depth]
     stray = len(clips) - len(labelled)
@@ -45,6 +46,17 @@ def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> 
     source = Source(str(folder), folder.resolve().name, notices=tuple(notices))
     rows = (_row(folder, parts, by_split, bool(labelled)) for parts in labelled or clips)
     return assemble(source, rows, slots, seed)
+
+
+def _check_tops(folder: Path, clips: Sequence[tuple[str, ...]], tops: set[str], splits: set[str]) -> None:
+    """CorpusError when some folders are splits and others are not: two or more split names over label folders."""
+    others = sorted(tops - splits)
+    if others and len(splits) > 1 and all(len(parts) > 2 for parts in clips if parts[0] in splits):
+        named = " and ".join(sorted(splits))
+        raise CorpusError(
+            f"{folder} holds the splits {named}, and beside them '{others[0]}', which is none; move it away, or name "
+            "it train, valid or test"
+        )
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

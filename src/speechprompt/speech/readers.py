@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from speechprompt.errors import CorpusError, UsageError
@@ -40,17 +41,25 @@ def read_corpus(
     if text.startswith("hf:") or (looks_hub and not path.exists()):
         from speechprompt.speech.hub import read_hub
 
-        return read_hub(text.removeprefix("hf:"), slots, split_field, seed)
+        return _told(read_hub(text.removeprefix("hf:"), slots, split_field, seed), split_field)
     if path.is_dir():
-        return _read_folder(path, slots, split_field, seed)
+        return _told(_read_folder(path, slots, split_field, seed), split_field)
     if not path.exists():
         raise CorpusError(f"{path} does not exist; name a manifest, a folder, a table or a data set id")
     suffixes = path.suffixes[-2:]
     if suffixes[-1:] in ([".jsonl"], [".json"]) or suffixes in ([".jsonl", ".gz"], [".json", ".gz"]):
-        return read_jsonl(path, slots, split_field, seed)
+        return _told(read_jsonl(path, slots, split_field, seed), split_field)
     if path.suffix in (".csv", ".tsv", ".txt"):
-        return read_tables([(path, None)], path.stem, slots, split_field, seed)
+        return _told(read_tables([(path, None)], path.stem, slots, split_field, seed), split_field)
     raise CorpusError(f"{path} is no corpus; name a .jsonl, .jsonl.gz, .csv or .tsv file, or a folder")
+
+
+def _told(corpus: Corpus, split_field: str) -> Corpus:
+    """The corpus with a split rule that names another field than `split`, so that two ways to divide it differ."""
+    if split_field == "split":
+        return corpus
+    rule = f"field {split_field}"
+    return replace(corpus, split_rule=f"{rule}; {corpus.split_rule}" if corpus.split_rule else rule)
 
 
 def _read_folder(folder: Path, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:

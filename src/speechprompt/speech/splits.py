@@ -18,6 +18,8 @@ from speechprompt.speech.manifest import Corpus, FoldDraw, ShotsDraw, Utterance
 
 SPLITS = ("train", "valid", "test")
 DRAWN_SHARE = 0.1  # of valid and of test, each
+DRAWN_BY_HASH = "drawn by hash"
+"""What the rule of splits that were drawn here says."""
 
 _ALIASES = {
     "training": "train",
@@ -63,7 +65,7 @@ def draw_splits(
     rest = f"; too few for {' and '.join(empty)}" if empty else ""
     slots = sorted({slot for utterance in utterances for slot in utterance.labels})
     kept = f", for the labels of {' and '.join(slots)}" if len(slots) > 1 else ""
-    return drawn, f"{shares} drawn by hash (seed {seed}), grouped by {grouping}{kept}{rest}"
+    return drawn, f"{shares} {DRAWN_BY_HASH} (seed {seed}), grouped by {grouping}{kept}{rest}"
 
 
 def _groups(utterances: Iterable[Utterance], fewest: int) -> tuple[list[str], str]:
