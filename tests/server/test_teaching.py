@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from server.material import TOKEN, clip_bytes, toy_artifact
+from speechprompt.errors import ArtifactError
 from speechprompt.experiments.demo import FOLDER
 from speechprompt.prompting.artifact import CONFIG, Artifact
 from speechprompt.server import lessons as lessons_module
 from speechprompt.server import teacher
 from speechprompt.server.app import create_app
-from speechprompt.server.lessons import ARTIFACT, Lesson, Lessons, TeachingLimits
+from speechprompt.server.lessons import ARTIFACT, LabelledClip, Lesson, Lessons, TeachingLimits
 from speechprompt.server.settings import ServerSettings
 from speechprompt.server.teaching import keeper, plan_of
 from speechprompt.spoken_lm import SpokenLM
@@ -175,6 +178,37 @@ def test_one_at_a_time_a_bounded_queue_and_cancelling(quick: TestClient, scratch
         assert again.json()["state"] == "cancelled"
     assert not list(scratch.iterdir())
     assert {task["name"] for task in quick.get("/v1/tasks").json()["tasks"]} == {"both", "length", "word"}
+
+
+@pytest.mark.parametrize(("problem", "state"), [("", "done"), ("another model", "failed")])
+def test_a_lesson_that_is_being_kept_is_past_cancelling(scratch: Path, problem: str, state: str) -> None:
+    keeping, cancelled = threading.Event(), threading.Event()
+    kept: list[str] = []
+
+    def keep(folder: Path, name: str, replace: bool) -> dict[str, int]:
+        keeping.set()
+        assert cancelled.wait(30)
+        assert folder.parent.is_dir()
+        if problem:
+            raise ArtifactError(problem)
+        kept.append(name)
+        return {"clips": 6}
+
+    async def cancel() -> Lesson:
+        lessons = Lessons({}, keep, teacher=(sys.executable, "-c", "pass"))
+        lesson = lessons.begin("door", [LabelledClip("open", "open.wav", b"x")])
+        await asyncio.to_thread(keeping.wait, 30)
+        cancels = [asyncio.create_task(lessons.cancel(lesson.id)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not lesson.ended
+        cancelled.set()
+        await asyncio.gather(*cancels)
+        return lesson
+
+    lesson = asyncio.run(cancel())
+    assert (lesson.state, lesson.problem) == (state, problem or None)
+    assert kept == (["door"] if state == "done" else [])
+    assert not list(scratch.iterdir())
 
 
 def test_ending_the_server_ends_its_lessons(app: FastAPI, scratch: Path) -> None:

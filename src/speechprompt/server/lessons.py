@@ -1,7 +1,7 @@
 """Lessons: a task taught from a few clips, each in a process of its own so that answers keep their pace.
 
 A lesson waits, runs, and ends as done, failed or cancelled; its clips are deleted when it ends. One runs at a
-time. The process that teaches is `speechprompt.server.teacher`; it is nice to the server, can be stopped at any
+time, and once its artifact is being kept it is past cancelling. The process that teaches is `speechprompt.server.teacher`; it is nice to the server, can be stopped at any
 moment and takes nothing down when it falls.
 """
 
@@ -143,7 +143,7 @@ class Lessons:
         return self.lessons[identity]
 
     async def cancel(self, identity: str) -> Lesson:
-        """Stop a lesson and keep nothing of it; one that has ended stays as it is."""
+        """Stop a lesson and keep nothing of it. One that is being kept ends first; one that has ended stays as it is."""
         lesson = self.lesson(identity)
         if lesson.work is not None and not lesson.ended:
             lesson.work.cancel()
@@ -167,9 +167,7 @@ class Lessons:
                 lesson.state, lesson.stage = "running", "loading"
                 async with asyncio.timeout(60 * self.limits.minutes):
                     await self._teach(lesson)
-                lesson.stage = "checking"
-                kept = asyncio.to_thread(self.keep, lesson.folder / ARTIFACT, lesson.name, lesson.replace)
-                lesson.held_out = await kept
+                lesson.held_out = await self._keep(lesson)
             lesson.state = lesson.stage = "done"
         except asyncio.CancelledError:
             lesson.state = "cancelled"
@@ -182,6 +180,16 @@ class Lessons:
             _fail(lesson, OUR_FAULT)
         finally:
             shutil.rmtree(lesson.folder, ignore_errors=True)
+
+    async def _keep(self, lesson: Lesson) -> Mapping[str, Any]:
+        """Keep a lesson's artifact, on a thread that cannot be stopped: cancelling waits for it and is forgotten."""
+        lesson.stage = "checking"
+        loop = asyncio.get_running_loop()
+        kept = loop.run_in_executor(None, self.keep, lesson.folder / ARTIFACT, lesson.name, lesson.replace)
+        while not kept.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([kept])
+        return kept.result()
 
     async def _teach(self, lesson: Lesson) -> None:
         """Run the teacher on a lesson's folder and follow what it says. TrainingError when it fails."""
