@@ -97,12 +97,14 @@ class TrainingError(WorkError):
 
 
 class OutputExists(WorkError):
-    """A path that would be overwritten."""
+    """A path or name that would be overwritten."""
 
     http_status = 409
+    PASS_FORCE = "choose another path or pass --force to replace it"
+    SEND_REPLACE = "choose another name, or send replace=true to replace it"
 
-    def __init__(self, path: object) -> None:
-        super().__init__(f"{path} already exists; choose another path or pass --force to replace it")
+    def __init__(self, path: object, advice: str = PASS_FORCE) -> None:
+        super().__init__(f"{path} already exists; {advice}")
 
 
 class MissingExtra(WorkError):

@@ -118,7 +118,7 @@ def test_who_may_not_teach_and_what_cannot_be_taught(quick: TestClient) -> None:
     refused(422, "6 clips but 1 labels", **form(label=["left"]))
     refused(422, "printable", **form(label=["left\n\0"] * 3 + ["stop"] * 3))
     refused(413, "over the limit", **form(labels=("left", "stop", "up")))
-    refused(409, "task 'word' already exists", **form(name="word"))
+    refused(409, "task 'word' already exists; choose another name, or send replace=true", **form(name="word"))
     refused(422, "multipart", files=[], data=None, json={"name": "x"})
     assert quick.get("/v1/teaching").json()["jobs"] == []
     assert quick.get("/v1/teaching/nothing").status_code == 404
@@ -135,6 +135,10 @@ def test_what_is_there_is_not_taught_over(app: FastAPI, folder: Path, scratch: P
 
         assert [status("word"), status("word", replace="true")] == [409, 202]
         assert [status("new"), status("new"), status("new", replace="true")] == [202, 409, 202]
+        detail = client.post("/v1/teaching", **form(name="new")).json()["detail"]
+        assert detail.startswith(
+            "a lesson for task 'new' already exists; choose another name, or send replace"
+        )
 
 
 @pytest.mark.parametrize(("replace", "state"), [("false", "failed"), ("true", "done")])
@@ -152,7 +156,7 @@ def test_a_task_that_came_during_the_lesson_is_not_taught_over(
     with TestClient(app) as client:
         found = ended(client, client.post("/v1/teaching", **form(name="late", replace=replace)).json())
         assert found["state"] == state, found
-        assert state == "done" or "task 'late' already exists" in found["problem"]
+        assert state == "done" or "task 'late' already exists; choose another name" in found["problem"]
         slots = client.get("/v1/tasks/late").json()["slots"]
         assert list(slots) == (["length"] if state == "done" else ["word"])
 

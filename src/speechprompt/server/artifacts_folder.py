@@ -90,7 +90,7 @@ class ArtifactsFolder:
     def check_free(self, name: str) -> None:
         """OutputExists when a task has this name, or a folder that is not served, such as a refused one."""
         if name in self.catalogue.tasks or (self.folder and os.path.lexists(self.folder / name)):
-            raise OutputExists(f"task '{name}'")
+            raise OutputExists(f"task '{name}'", OutputExists.SEND_REPLACE)
 
     def register(self, artifact: Artifact, name: str, force: bool = True) -> ServedTask:
         """Serve an artifact under `name` from now on, and keep it in the folder. ArtifactError when it is unfit.

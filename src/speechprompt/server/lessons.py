@@ -1,8 +1,9 @@
 """Lessons: a task taught from a few clips, each in a process of its own so that answers keep their pace.
 
 A lesson waits, runs, and ends as done, failed or cancelled; its clips are deleted when it ends. One runs at a
-time, and once its artifact is being kept it is past cancelling. The process that teaches is `speechprompt.server.teacher`; it is nice to the server, can be stopped at any
-moment and takes nothing down when it falls.
+time, and one whose artifact is being kept is past cancelling. The process that teaches is
+`speechprompt.server.teacher`; it is nice to the server, can be stopped at any moment and takes nothing down when
+it falls.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class Lessons:
         """
         self.check_room()
         if not replace and any(one.name == name and not one.ended for one in self.lessons.values()):
-            raise OutputExists(f"a lesson for task '{name}'")
+            raise OutputExists(f"a lesson for task '{name}'", OutputExists.SEND_REPLACE)
         folder = Path(tempfile.mkdtemp(prefix="speechprompt-lesson-"))
         plan = {**self.plan, "name": name, "seconds": self.limits.most_seconds, "clips": []}
         for i, clip in enumerate(clips):
@@ -143,7 +144,7 @@ class Lessons:
         return self.lessons[identity]
 
     async def cancel(self, identity: str) -> Lesson:
-        """Stop a lesson and keep nothing of it. One that is being kept ends first; one that has ended stays as it is."""
+        """Stop a lesson and keep nothing of it; one that is being kept or has ended goes its way."""
         lesson = self.lesson(identity)
         if lesson.work is not None and not lesson.ended:
             lesson.work.cancel()
