@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import struct
+import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
@@ -120,6 +121,32 @@ def test_what_is_no_artifact_is_refused_and_the_old_one_stays(client: TestClient
         assert str(folder) not in response.text, name
     assert client.get("/v1/tasks/word").json()["revision"] == before
     assert sorted(path.name for path in folder.iterdir()) == ["both", "length", "word"]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "scratch", "unpacking", "keeping"])
+def test_what_cannot_be_written_is_a_problem_with_a_reason(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    content = zipped(files_of(folder / "word"))
+    if place == "nowhere":
+        shutil.rmtree(folder)
+    else:
+        broken = {
+            "scratch": (tempfile, "mkdtemp"),
+            "unpacking": (Path, "write_bytes"),
+            "keeping": (Path, "write_text"),
+        }
+        monkeypatch.setattr(*broken[place], full)
+    response = client.put("/v1/tasks/new", content=content, headers=ALLOWED)
+    reason = "No such file or directory" if place == "nowhere" else "No space left on device"
+    assert response.status_code == 422, response.text
+    assert response.json()["type"] == "/docs#problem-artifact-error"
+    assert response.json()["detail"] == f"could not write new: {reason}"
+    assert names(client) == ["both", "length", "word"]
+    assert place == "nowhere" or sorted(path.name for path in folder.iterdir()) == names(client)
 
 
 @pytest.mark.parametrize("name", ["..", "a%2Fb", ".hidden", "a b", "*", "x" * 101])

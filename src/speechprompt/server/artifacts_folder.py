@@ -77,15 +77,25 @@ class ArtifactsFolder:
                 logger.info("artifact %s", change, extra={"task": name})
 
     def install(self, name: str, content: bytes) -> ServedTask:
-        """Validate a zip of an artifact folder, keep it under `name` and serve it. ArtifactError, UsageError."""
+        """Validate a zip of an artifact folder, keep it under `name` and serve it.
+
+        ArtifactError when it is unfit or the folder cannot be written; UsageError for the name.
+        """
         check_name(name)
-        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=self.folder) as scratch:
-            unpack(content, Path(scratch))
-            try:
-                artifact = Artifact.load(scratch, self.catalogue.spoken_lm)
-            except ArtifactError as error:
-                raise ArtifactError(str(error).replace(f"{scratch}/", "").replace(scratch, name)) from None
-            return self.register(artifact, name)
+        try:
+            with tempfile.TemporaryDirectory(
+                prefix=".incoming-", dir=self.folder, ignore_cleanup_errors=True
+            ) as scratch:
+                unpack(content, Path(scratch))
+                return self.register(self._unpacked(scratch, name), name)
+        except OSError as error:
+            raise ArtifactError(f"could not write {name}: {error.strerror or error}") from None
+
+    def _unpacked(self, scratch: str, name: str) -> Artifact:
+        try:
+            return Artifact.load(scratch, self.catalogue.spoken_lm)
+        except ArtifactError as error:
+            raise ArtifactError(str(error).replace(f"{scratch}/", "").replace(scratch, name)) from None
 
     def check_free(self, name: str) -> None:
         """OutputExists when a task has this name, or a folder that is not served, such as a refused one."""
@@ -103,7 +113,7 @@ class ArtifactsFolder:
                 self.check_free(name)
             task = self._ready(replace(artifact, path=None), name)
             if self.folder is not None:
-                artifact.save(self.folder / name, force=True)
+                _save(artifact, self.folder / name)
                 self._served[name] = self._tried[name] = _signature(self.folder / name)
                 self._forget_refusal(name)
             self.catalogue.put(task)
@@ -147,6 +157,14 @@ def check_name(name: str) -> None:
         raise UsageError(
             f"'{name[:100]}' cannot be a task's name; use letters, digits, '.', '_' and '-', at most 100"
         )
+
+
+def _save(artifact: Artifact, folder: Path) -> None:
+    """Write a prompt folder, whatever prompt was there. ArtifactError, which names the folder without its path."""
+    try:
+        artifact.save(folder, force=True)
+    except ArtifactError as error:
+        raise ArtifactError(str(error).replace(str(folder), folder.name)) from None
 
 
 def _remove(folder: Path) -> None:
