@@ -8,11 +8,11 @@ const SILENT = 0.004;
 const SKETCH_BARS = 24;
 const EXAMPLES = ["open", "close", "other"];
 
-let recordingRow = null; // one microphone, one row
+let recordingRow = null; // one microphone, one row: the one that records or is starting to
 
 export class LabelRow {
   constructor(label, place, rules) {
-    Object.assign(this, { rules, clips: [], recording: null, taken: 0 });
+    Object.assign(this, { rules, clips: [], recording: null, starting: null, taken: 0 });
     this.name = element("input", { type: "text", value: label, maxlength: 64, "aria-label": `Label ${place + 1}`, placeholder: EXAMPLES[place] ?? "another label", autocomplete: "off", oninput: () => this.changed() });
     this.button = element("button", { type: "button", class: "small-record", "aria-pressed": "false", onclick: () => this.toggle() }, element("span", { class: "dot", "aria-hidden": "true" }), element("span", { class: "words" }, "Record"));
     const files = element("input", { type: "file", class: "unseen", accept: "audio/*,video/webm,video/mp4,.flac,.opus", multiple: true, onchange: ({ target }) => this.chosen(target) });
@@ -40,7 +40,7 @@ export class LabelRow {
   }
 
   release() {
-    this.recording?.release();
+    this.giveUp()?.release();
     this.clips.forEach((clip) => URL.revokeObjectURL(clip.address));
   }
 
@@ -71,24 +71,45 @@ export class LabelRow {
   }
 
   async toggle() {
+    if (this.starting) return undefined;
     if (this.recording) return this.stop();
-    await recordingRow?.stop();
-    this.rules.onproblem("");
+    return this.start();
+  }
+
+  // A person may take long to allow the microphone; one that was given up meanwhile is let go when it comes.
+  async start() {
+    const starting = {};
+    const other = recordingRow;
+    this.starting = starting;
+    recordingRow = this;
     try {
-      this.recording = await Recording.start((level, seconds) => this.words(`Stop ${seconds.toFixed(0)} s`), () => this.stop());
-      recordingRow = this;
+      await other?.stop();
+      if (this.starting !== starting) return undefined;
+      this.rules.onproblem("");
+      const recording = await Recording.start((level, seconds) => this.recording && this.words(`Stop ${seconds.toFixed(0)} s`), () => this.stop());
+      if (this.starting !== starting) return await recording.release();
+      this.starting = null;
+      this.recording = recording;
       this.show(true);
     } catch (error) {
+      if (this.starting !== starting) return undefined;
+      this.giveUp();
       this.rules.onproblem(error.message);
     }
     return undefined;
   }
 
+  // Gives up what is starting, and what is recording, which it returns.
+  giveUp() {
+    const { recording } = this;
+    Object.assign(this, { starting: null, recording: null });
+    if (recordingRow === this) recordingRow = null;
+    return recording;
+  }
+
   async stop() {
-    const recording = this.recording;
+    const recording = this.giveUp();
     if (!recording) return undefined;
-    this.recording = null;
-    recordingRow = null;
     this.show(false);
     const samples = await recording.stop();
     if (peak(samples) < SILENT) return this.rules.onproblem("That recording is silent. Check that the right microphone is chosen and not muted.");

@@ -9,7 +9,7 @@ const SILENT = 0.004;
 
 export class RecordButton {
   constructor(onsamples, onproblem) {
-    Object.assign(this, { onsamples, onproblem, recording: null, levels: [] });
+    Object.assign(this, { onsamples, onproblem, recording: null, starting: null, levels: [] });
     this.button = at("record");
     this.button.addEventListener("click", () => this.toggle());
   }
@@ -20,23 +20,33 @@ export class RecordButton {
     else await this.start();
   }
 
+  // A person may take long to allow the microphone; one that was given up meanwhile is let go when it comes.
   async start() {
-    this.starting = true;
+    const starting = {};
+    Object.assign(this, { starting, levels: [] });
     this.onproblem("");
-    this.levels = [];
     try {
-      this.recording = await Recording.start((level, seconds) => this.heard(level, seconds), () => this.stop());
+      const recording = await Recording.start((level, seconds) => this.heard(level, seconds), () => this.stop());
+      if (this.starting !== starting) return await recording.release();
+      this.recording = recording;
       this.show(true);
     } catch (error) {
+      if (this.starting !== starting) return;
       this.onproblem(error.message);
     }
-    this.starting = false;
+    this.starting = null;
+  }
+
+  // Gives up what is starting, and what is recording, which it returns.
+  giveUp() {
+    const { recording } = this;
+    Object.assign(this, { starting: null, recording: null });
+    return recording;
   }
 
   async stop() {
-    const recording = this.recording;
+    const recording = this.giveUp();
     if (!recording) return;
-    this.recording = null;
     this.show(false);
     const samples = await recording.stop();
     if (recording.seconds < SHORTEST_SECONDS) return this.onproblem("That was too short to hear. Press once, speak, and press again.");
@@ -45,8 +55,7 @@ export class RecordButton {
   }
 
   async cancel() {
-    const recording = this.recording;
-    this.recording = null;
+    const recording = this.giveUp();
     this.show(false);
     await recording?.release();
   }
