@@ -1,4 +1,4 @@
-"""The page's modules in node over a stub of the document: when the microphone is on."""
+"""The page's modules in node over a stub of the document: what may be replaced, and when the microphone is on."""
 
 from __future__ import annotations
 
@@ -44,6 +44,34 @@ globalThis.document = {
   getElementById: (id) => (places[id] ??= new Node()),
 };
 const settled = async () => { for (let turn = 0; turn < 20; turn += 1) await new Promise(setImmediate); };
+"""
+
+SERVER = """
+const { Teach } = await import("./teach.js");
+const taken = new Set(["door", "lights"]);
+const posts = [];
+let jobs = [];
+const held_out = { accuracy: { estimate: 1, low: 0, high: 1 }, clips: 6, majority: 0.5, labels: {}, mistakes: [] };
+const job = (name, state) => ({ id: "1", name, state, held_out });
+const limits = { fewest_clips: 0, most_clips: 400, most_labels: 20, most_seconds: 30 };
+globalThis.fetch = async (address, { method, body }) => {
+  const answer = (content, status = 200) => new Response(JSON.stringify(content), { status });
+  if (method === "GET") return answer({ enabled: true, token_required: true, limits, jobs });
+  const [name, replace] = [body.get("name"), body.get("replace") === "true"];
+  posts.push([name, replace]);
+  if (taken.has(name) && !replace) return answer({ detail: `task '${name}' already exists` }, 409);
+  taken.add(name);
+  return answer(job(name, "done"), 202);
+};
+const place = new Node();
+const teach = new Teach(place, () => {}, () => {});
+const train = async (name) => {
+  teach.rows.forEach((row, i) => (row.label = `label ${i}`));
+  teach.secret.value = "token";
+  teach.name.value = name;
+  await teach.train(new Event("submit"));
+};
+await teach.open();
 """
 
 MICROPHONES = """
@@ -98,6 +126,48 @@ def found(folder: Path, *parts: str) -> Any:
     return json.loads(ran.stdout)
 
 
+REPLACING = {
+    "the name that was confirmed": (
+        'await train("door"); await train("door")',
+        [["door", False], ["door", True]],
+    ),
+    "another name": (
+        'await train("door"); await train("lights"); await train("door")',
+        [["door", False], ["lights", False], ["door", False]],
+    ),
+    "the task that was taught": (
+        'await train("new"); place.press("Add clips and train again"); await train("new")',
+        [["new", False], ["new", True]],
+    ),
+    "another name after a lesson": (
+        'await train("new"); place.press("Add clips and train again"); await train("door")',
+        [["new", False], ["door", False]],
+    ),
+    "after another form": (
+        """await train("new"); place.press("Add clips and train again"); await train("new");
+        place.press("Teach another"); await train("new")""",
+        [["new", False], ["new", True], ["new", False]],
+    ),
+    "a task that somebody else taught": (
+        """jobs = [job("door", "running")]; await teach.open(); teach.lesson.job = job("door", "done");
+        teach.lesson.draw(); place.press("Add clips and train again"); await train("door")""",
+        [["door", False]],
+    ),
+}
+
+
+@pytest.mark.parametrize(("script", "posts"), REPLACING.values(), ids=REPLACING)
+def test_only_the_name_that_was_confirmed_is_replaced(
+    tmp_path: Path, script: str, posts: list[list[object]]
+) -> None:
+    assert found(tmp_path, SERVER, script + ";", "posts") == posts
+
+
+def test_a_taken_name_is_told_as_what_to_press(tmp_path: Path) -> None:
+    said = found(tmp_path, SERVER, 'await train("door");', "teach.notice.textContent")
+    assert said == "There is “door” already. Press Train again to replace it, or choose another name."
+
+
 ON = {
     "a row": ("await press(row); await allow()", 1),
     "a row, stopped": ("await press(row); await allow(); await row.stop()", 0),
@@ -125,3 +195,8 @@ ON = {
 def test_the_microphone_is_on_only_while_it_records(tmp_path: Path, script: str, microphones: int) -> None:
     shown = "[on(), [row, other, button].filter((each) => each.recording).length]"
     assert found(tmp_path, MICROPHONES, script + ";", shown) == [microphones, microphones]
+
+
+def test_a_row_that_records_is_stopped_by_the_lesson_that_takes_its_place(tmp_path: Path) -> None:
+    script = 'await press(teach.rows[0]); await allow(); const before = on(); await train("new");'
+    assert found(tmp_path, SERVER, MICROPHONES, script, "[before, on()]") == [1, 0]

@@ -11,7 +11,7 @@ const ENOUGH_CLIPS = 8; // a label; fewer work, more work better
 export class Teach {
   // `onuse(name)` asks a new task; `onlearned()` hears that there is one.
   constructor(place, onuse, onlearned) {
-    Object.assign(this, { place, onuse, onlearned, rows: [], rules: null, token: "" });
+    Object.assign(this, { place, onuse, onlearned, rows: [], rules: null, token: "", replacing: null });
   }
 
   async open() {
@@ -59,6 +59,7 @@ export class Teach {
       this.notice,
     );
     this.rows = [];
+    this.replacing = null;
     for (let i = 0; i < FIRST_LABELS; i += 1) this.addRow();
     this.place.replaceChildren(this.form);
     this.judge();
@@ -147,35 +148,38 @@ export class Teach {
     this.submit.disabled = true;
     this.say.textContent = "Sending the clips …";
     this.token = this.secret.value;
-    const fields = [["name", this.name.value.trim()]];
-    this.sent = this.rows.flatMap((row) => row.clips.map((clip) => ({ label: row.label, file: clip.file })));
-    for (const { label, file } of this.sent) fields.push(["label", label], ["clip", file]);
-    if (this.replacing) fields.push(["replace", "true"]);
+    const name = this.name.value.trim();
+    const fields = [["name", name]];
+    const sent = this.rows.flatMap((row) => row.clips.map((clip) => ({ label: row.label, file: clip.file })));
+    for (const { label, file } of sent) fields.push(["label", label], ["clip", file]);
+    if (this.replacing === name) fields.push(["replace", "true"]);
     try {
-      this.watch(await request("v1/teaching", { method: "POST", body: form(fields), token: this.token }));
+      this.watch(await request("v1/teaching", { method: "POST", body: form(fields), token: this.token }), sent);
     } catch (error) {
-      this.replacing = error.status === 409;
-      this.tell(this.replacing ? `${error.message} Press Train again to replace it.` : error.message);
+      this.replacing = error.status === 409 ? name : null;
+      this.tell(this.replacing ? `There is “${name}” already. Press Train again to replace it, or choose another name.` : error.message);
       this.judge();
     }
   }
 
-  watch(job) {
+  // Follows a lesson; one of this form comes with the clips that were sent.
+  watch(job, sent = null) {
+    this.leave();
     this.lesson = new Lesson(job, {
-      clips: this.sent ?? [],
+      clips: sent ?? [],
       token: this.token,
       onuse: this.onuse,
       onlearned: this.onlearned,
-      onback: this.form ? () => this.back() : () => this.drawForm(),
+      onback: this.form ? () => this.back(sent ? job.name : null) : () => this.drawForm(),
       onfresh: () => this.drawForm(),
     });
     this.place.replaceChildren(this.lesson.node);
     this.lesson.follow();
   }
 
-  // The form as it was, to add clips and train again.
-  back() {
-    this.replacing = this.lesson.job.state === "done";
+  // The form as it was, to add clips and train again; the task that it taught may be replaced unasked.
+  back(taught) {
+    this.replacing = this.lesson.job.state === "done" ? taught : null;
     this.place.replaceChildren(this.form);
     this.judge();
   }
