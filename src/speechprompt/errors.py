@@ -12,7 +12,7 @@ SpeechPromptError              anything this package refuses to do; the message 
     ├── DownloadError          a file that could not be fetched or whose hash is wrong
     ├── ArtifactError          a prompt folder that is damaged or was trained on another spoken LM
     ├── TrainingError          training that cannot start or diverged
-    ├── OutputExists           a path that would be overwritten without `--force`
+    ├── OutputExists           a path or name that would be overwritten unasked
     ├── MissingExtra           an optional dependency that is not installed
     └── Refusal                what a server does not do for this caller, or not now
         ├── NotAllowed         no token, another token, another site

@@ -168,7 +168,7 @@ async def status(request: Request, identity: str) -> LessonStatus:
 
 @router.delete("/{identity}", responses=problems(401, 403, 404), openapi_extra=GUARDED)
 async def cancel(request: Request, identity: str) -> LessonStatus:
-    """Stop a lesson and keep nothing of it; one that has ended stays as it is."""
+    """Stop a lesson and keep nothing of it; one that is being kept or has ended goes its way."""
     service_of(request).check_token(request)
     return LessonStatus.of(await lessons_of(request).cancel(identity))
 
