@@ -142,7 +142,7 @@ def check_output(target: Path, force: bool) -> None:
     if not force:
         raise OutputExists(target)
     if not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).is_file()):
-        raise ArtifactError(f"{target} is not a prompt folder, so --force does not replace it")
+        raise ArtifactError(f"{target} is not a prompt folder, so it is not replaced; move it away or choose another name")
 
 
 def _swap(scratch: Path, target: Path) -> None:
