@@ -38,6 +38,20 @@ def answered(address: str, requests: bytes) -> bytes:
     return answers
 
 
+def heard(connection: socket.socket, until: bytes) -> bytes:
+    """What comes from the server, to the packet in which so much of it has come."""
+    answers = b""
+    while until not in answers:
+        part = connection.recv(65536)
+        assert part, answers
+        answers += part
+    return answers
+
+
+def statuses_of(answers: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", answers)]
+
+
 @pytest.fixture
 def full(app: FastAPI, address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a server whose gate lets nobody in, and that leaves idle connections open."""
@@ -80,8 +94,52 @@ def test_a_refusal_closes_where_it_is_asked_to(full: str) -> None:
 )
 def test_requests_in_one_packet_are_answered_in_order(full: str, requests: list[bytes]) -> None:
     answer = answered(full, b"\r\n".join(requests) + b"\r\n" + PROBE + LAST)
-    statuses = [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", answer)]
-    assert statuses == [429 if request is REFUSED else 200 for request in requests] + [200]
+    assert statuses_of(answer) == [429 if request is REFUSED else 200 for request in requests] + [200]
+
+
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+
+
+def upload(more: bytes = OFFER) -> tuple[bytes, bytes]:
+    """Head, with more fields, and body of a request about one clip."""
+    request = httpx2.Request("POST", "http://x/v1/classify", files={"file": clip_bytes()})
+    body, kind = request.read(), request.headers["content-type"].encode()
+    fields = b"content-type: %s\r\ncontent-length: %d\r\n" % (kind, len(body))
+    return b"POST /v1/classify HTTP/1.1\r\nhost: x\r\n" + fields + more + b"\r\n", body
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [OFFER, OFFER.upper(), OFFER.replace(b"h2c", b"websocket, h2c")],
+    ids=["h2c", "loud", "several"],
+)
+def test_an_offer_of_another_protocol_is_ignored(address: str, offer: bytes) -> None:
+    whole = b"".join(upload(offer))
+    probe = PROBE + offer + b"\r\n"
+    assert statuses_of(answered(address, 2 * (whole + 2 * probe) + whole + PROBE + LAST)) == 8 * [200]
+
+
+def test_an_offer_over_a_connection_that_ends_is_ignored(address: str) -> None:
+    offer = OFFER.replace(b"Upgrade", b"close, Upgrade")
+    answers = answered(address, b"".join(upload(offer)))
+    assert statuses_of(answers) == [200]
+    assert b"connection: close\r\n" in answers
+
+
+def test_a_body_that_comes_after_an_offer_is_read(address: str) -> None:
+    place, (head, body) = urlsplit(address), upload(OFFER + b"expect: 100-continue\r\n")
+    with socket.create_connection((str(place.hostname), place.port or 0), timeout=20) as connection:
+        for _ in range(2):
+            connection.sendall(head)
+            assert statuses_of(heard(connection, b"\r\n\r\n")) == [100]
+            connection.sendall(body)
+            assert statuses_of(heard(connection, b'"predictions"')) == [200]
+
+
+def test_a_tunnel_is_refused(address: str) -> None:
+    for more in (b"", OFFER):
+        answers = answered(address, b"CONNECT /healthz HTTP/1.1\r\nhost: x\r\n" + more + LAST)
+        assert statuses_of(answers) == [405]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import socket
 import sys
 from typing import Any
 
+import httptools
 import uvicorn
 from fastapi import FastAPI
 from starlette.requests import HTTPConnection
@@ -146,6 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head_bytes, self._in_head = 0, True
+        self._offered = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -163,11 +165,46 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, unless the head is over its limit."""
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._refuse(b"431 Request Header Fields Too Large")
+
+    def _parse(self, data: bytes) -> None:
+        """Parse; a head that offers another protocol than WebSocket again without the offer (RFC 9110, 7.8).
+
+        httptools takes what follows such a head for the other protocol, whatever is answered.
+        """
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._offered:
+                    raise
+                rest = rest[upgrade.args[0] :]
+                head = self._head_without_offer()
+                self.parser = httptools.HttpRequestParser(
+                    self
+                )  # the old one has ended where the client may close
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
+
+    def _head_without_offer(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -175,9 +212,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect_head()
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """The head is whole; the request begins, unless the head is to be parsed again."""
         self._head_arrived()
-        super().on_headers_complete()
+        offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        self._offered = offered and not self._should_upgrade()
+        if not self._offered:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        if not self._offered:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on with what came meanwhile; later, since a row of refusals would else end inside one another."""
