@@ -28,10 +28,16 @@ PROBE = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
 LAST = b"connection: close\r\n\r\n"
 
 
+def connected(address: str) -> socket.socket:
+    """A connection that the server has not heard anything of."""
+    place = urlsplit(address)
+    return socket.create_connection((str(place.hostname), place.port or 0), timeout=20)
+
+
 def answered(address: str, requests: bytes) -> bytes:
     """Send raw requests and read until the server closes, with our side left open."""
-    place, answers = urlsplit(address), b""
-    with socket.create_connection((str(place.hostname), place.port or 0), timeout=20) as connection:
+    answers = b""
+    with connected(address) as connection:
         connection.sendall(requests)
         while part := connection.recv(65536):
             answers += part
@@ -127,8 +133,8 @@ def test_an_offer_over_a_connection_that_ends_is_ignored(address: str) -> None:
 
 
 def test_a_body_that_comes_after_an_offer_is_read(address: str) -> None:
-    place, (head, body) = urlsplit(address), upload(OFFER + b"expect: 100-continue\r\n")
-    with socket.create_connection((str(place.hostname), place.port or 0), timeout=20) as connection:
+    head, body = upload(OFFER + b"expect: 100-continue\r\n")
+    with connected(address) as connection:
         for _ in range(2):
             connection.sendall(head)
             assert statuses_of(heard(connection, b"\r\n\r\n")) == [100]
@@ -140,6 +146,65 @@ def test_a_tunnel_is_refused(address: str) -> None:
     for more in (b"", OFFER):
         answers = answered(address, b"CONNECT /healthz HTTP/1.1\r\nhost: x\r\n" + more + LAST)
         assert statuses_of(answers) == [405]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of time that a test can wait for; before `address` among the arguments of a test."""
+    monkeypatch.setattr(running, "LEFTOVER_SECONDS", 0.3)
+    monkeypatch.setattr(running, "IDLE_SECONDS", 0.3)
+
+
+def ends(connection: socket.socket, still_sent: bytes = b"") -> bool:
+    """Whether the server closes within three seconds, in which it gets a little every now and then."""
+    connection.settimeout(0.05)
+    for _ in range(60):
+        try:
+            if not connection.recv(65536):
+                return True
+        except TimeoutError:
+            connection.sendall(still_sent)
+        except ConnectionError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "request_head", [PROBE, REFUSED.replace(b"content-length: 0\r\n", b"")], ids=["answered", "refused"]
+)
+def test_a_body_does_not_outlast_its_answer(hasty: None, full: str, request_head: bytes) -> None:
+    with connected(full) as connection:
+        connection.sendall(request_head + b"content-length: 100000\r\n\r\n")
+        heard(connection, b"\r\n\r\n")
+        assert ends(connection, b"z")
+
+
+@pytest.mark.parametrize(
+    "left",
+    [b"zz", b"zz\r\n", b"zz" + PROBE + b"\r\n", b"zz" + PROBE + b"\r\n\r\n"],
+    ids=["body", "line", "request", "request and line"],
+)
+def test_a_connection_is_idle_once_a_body_has_followed_its_answer(
+    hasty: None, address: str, left: bytes
+) -> None:
+    with connected(address) as connection:
+        connection.sendall(PROBE + b"content-length: 2\r\n\r\n")
+        heard(connection, b"}")
+        connection.sendall(left)
+        assert ends(connection)
+
+
+def test_a_stream_on_a_kept_connection_is_not_idle(hasty: None, address: str) -> None:
+    key = b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    with connected(address) as connection:
+        connection.sendall(PROBE + b"\r\n")
+        heard(connection, b"}")
+        handshake = b"GET /v1/stream HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        connection.sendall(handshake + key + b"\r\n")
+        heard(connection, b'"ready"')
+        connection.settimeout(0.6)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
 
 
 @pytest.fixture

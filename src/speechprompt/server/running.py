@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 HEAD_BYTES, HEAD_SECONDS = 64 * 2**10, 10.0
 """What the line and headers of a request may weigh and take to arrive."""
+LEFTOVER_SECONDS = 10.0
+"""How long what is left of a body may still arrive once its request is answered."""
+IDLE_SECONDS = 5
+"""How long a connection is kept without a request."""
 CONNECTIONS = 1000
 WORK = ("/v1/classify", "/v1/units", "/v1/explain")
 """Routes behind the gate."""
@@ -75,6 +80,7 @@ def configuration(app: FastAPI) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=IDLE_SECONDS,
     )
 
 
@@ -147,7 +153,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head_bytes, self._in_head = 0, True
-        self._offered = False
+        self._offered, self._in_body = False, False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -160,7 +166,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
-        self._head_arrived()
+        self._stop_clock()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -174,10 +180,14 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("Invalid HTTP request received.")
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._refuse(b"431 Request Header Fields Too Large")
+        elif not self._in_body and self.cycle.response_complete:
+            self._expect_request()
 
     def _parse(self, data: bytes) -> None:
         """Parse; a head that offers another protocol than WebSocket again without the offer (RFC 9110, 7.8).
@@ -194,9 +204,8 @@ class BoundedProtocol(HttpToolsProtocol):
                     raise
                 rest = rest[upgrade.args[0] :]
                 head = self._head_without_offer()
-                self.parser = httptools.HttpRequestParser(
-                    self
-                )  # the old one has ended where the client may close
+                # where the client closes after this request, the old parser has ended
+                self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 self.parser.feed_data(head)
 
@@ -209,11 +218,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
+        self._unset_keepalive_if_required()  # a refusal in the same packet has set it
         self._expect_head()
 
     def on_headers_complete(self) -> None:
         """The head is whole; the request begins, unless the head is to be parsed again."""
-        self._head_arrived()
+        self._stop_clock()
+        self._in_head, self._in_body = False, True
         offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         self._offered = offered and not self._should_upgrade()
         if not self._offered:
@@ -221,6 +232,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body is whole."""
+        self._stop_clock()
+        self._in_body = False
         if not self._offered:
             super().on_message_complete()
 
@@ -228,6 +241,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Go on with what came meanwhile; later, since a row of refusals would else end inside one another."""
         if not self.pipeline or self.transport.is_closing():
             super().on_response_complete()
+            if self._in_body and not self.transport.is_closing():
+                self._start_clock(LEFTOVER_SECONDS, self.transport.close)
             return
         self.server_state.total_requests += 1
         self._unset_keepalive_if_required()
@@ -271,17 +286,27 @@ class BoundedProtocol(HttpToolsProtocol):
         return None
 
     def _expect_head(self) -> None:
-        self._head_arrived()
         self._in_head, self._head_bytes = True, 0
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, b"408 Request Timeout")
+        self._start_clock(HEAD_SECONDS, self._refuse, b"408 Request Timeout")
 
-    def _head_arrived(self) -> None:
-        self._in_head = False
+    def _expect_request(self) -> None:
+        """Keep the connection for a while: every byte that comes ends uvicorn's own clock."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _start_clock(self, seconds: float, callback: Callable[..., None], *arguments: Any) -> None:
+        """Let so much time pass for what is expected now: one thing at a time."""
+        self._stop_clock()
+        self._timer = self.loop.call_later(seconds, callback, *arguments)
+
+    def _stop_clock(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
     def _refuse(self, status: bytes) -> None:
-        self._head_arrived()
+        self._stop_clock()
         if not self.transport.is_closing():
             self.transport.write(
                 b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
