@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import signal
@@ -26,6 +27,11 @@ from toys import SPOKEN
 REFUSED = b"POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n"
 PROBE = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
 LAST = b"connection: close\r\n\r\n"
+DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
+HANDSHAKE = (
+    b"GET /v1/stream HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 def connected(address: str) -> socket.socket:
@@ -195,16 +201,70 @@ def test_a_connection_is_idle_once_a_body_has_followed_its_answer(
 
 
 def test_a_stream_on_a_kept_connection_is_not_idle(hasty: None, address: str) -> None:
-    key = b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     with connected(address) as connection:
         connection.sendall(PROBE + b"\r\n")
         heard(connection, b"}")
-        handshake = b"GET /v1/stream HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
-        connection.sendall(handshake + key + b"\r\n")
+        connection.sendall(HANDSHAKE)
         heard(connection, b'"ready"')
         connection.settimeout(0.6)
         with pytest.raises(TimeoutError):
             connection.recv(1)
+
+
+Serving = tuple[str, GracefulServer, threading.Thread]
+
+
+@pytest.fixture
+def serving(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
+    """A server that waits half a second for readers and has little room for what they leave; its address and thread."""
+    monkeypatch.setattr(running, "UNREAD_SECONDS", 0.5)
+    with listen("127.0.0.1", 0) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        server = GracefulServer(configuration(app), app.state.service)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not app.state.service.ready:
+            thread.join(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", server, thread
+        server.should_exit = True
+        thread.join()
+
+
+def test_a_server_that_stops_does_not_wait_for_who_does_not_read(serving: Serving) -> None:
+    address, server, thread = serving
+    with connected(address) as connection:
+        connection.sendall(40 * DOCUMENT)
+        while not any(protocol.flow.write_paused for protocol in list(server.server_state.connections)):
+            thread.join(0.01)
+        server.should_exit = True
+        thread.join(3)
+        stopped = not thread.is_alive()
+    assert stopped
+
+
+@pytest.mark.parametrize(
+    "requests", [40 * DOCUMENT, HANDSHAKE + 20_000 * (b"\x89\xfd" + bytes(4 + 125))], ids=["answers", "pongs"]
+)
+def test_who_does_not_read_loses_the_connection(serving: Serving, requests: bytes) -> None:
+    address, server, thread = serving
+    with connected(address) as connection:
+        connection.sendall(requests[: len(HANDSHAKE)])
+        heard(connection, b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(requests[len(HANDSHAKE) :])
+        for _ in range(250):
+            thread.join(0.01 if server.server_state.connections else 0)
+        left = len(server.server_state.connections)
+    assert not left
+
+
+def test_who_reads_slowly_gets_everything(serving: Serving) -> None:
+    assert statuses_of(answered(serving[0], 40 * DOCUMENT + PROBE + LAST)) == 41 * [200]
+
+
+def test_a_stop_has_an_end(app: FastAPI) -> None:
+    longest = app.state.service.settings.longest_deadline_seconds
+    assert longest < (configuration(app).timeout_graceful_shutdown or 0) < 2 * longest
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 import signal
 import socket
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 from starlette.requests import HTTPConnection
 from uvicorn.lifespan.off import LifespanOff
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from speechprompt.errors import Overloaded, SpeechPromptError, WorkError
 from speechprompt.server.app import create_app
@@ -41,6 +43,8 @@ LEFTOVER_SECONDS = 10.0
 """How long what is left of a body may still arrive once its request is answered."""
 IDLE_SECONDS = 5
 """How long a connection is kept without a request."""
+UNREAD_SECONDS = 30.0
+"""How long something that was sent may wait for a client to read it."""
 CONNECTIONS = 1000
 WORK = ("/v1/classify", "/v1/units", "/v1/explain")
 """Routes behind the gate."""
@@ -71,16 +75,19 @@ def run_server(
 
 def configuration(app: FastAPI) -> uvicorn.Config:
     """How uvicorn serves this application."""
+    settings: ServerSettings = app.state.service.settings
+    longest = max(settings.deadline_seconds, settings.longest_deadline_seconds)
     return uvicorn.Config(
         app,
         http=BoundedProtocol,
-        ws="websockets-sansio",
+        ws=BoundedStreamProtocol,
         ws_max_size=STREAM_MESSAGE_BYTES,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(longest + UNREAD_SECONDS),
     )
 
 
@@ -147,7 +154,48 @@ class GracefulServer(uvicorn.Server):
         logger.info("stopped", extra={"left": self._service.gate.accepted})
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class ReadInTime(asyncio.Protocol):
+    """A connection that ends when its client does not read what it was sent."""
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Have writing paused as long as anything waits, also while the connection is being closed."""
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._read()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Something waits to be read."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self._end_unread)
+
+    def resume_writing(self) -> None:
+        """Everything is on its way."""
+        self._read()
+        super().resume_writing()
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+
+    def _end_unread(self) -> None:
+        if self.transport.get_write_buffer_size():  # else a stream has taken over, and its client has read
+            self.transport.abort()
+
+
+class BoundedStreamProtocol(ReadInTime, WebSocketsSansIOProtocol):
+    """WebSocket to clients that read."""
+
+
+class BoundedProtocol(ReadInTime, HttpToolsProtocol):
     """HTTP whose head is bounded in bytes and time; httptools itself takes any."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
