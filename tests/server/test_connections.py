@@ -211,6 +211,37 @@ def test_a_stream_on_a_kept_connection_is_not_idle(hasty: None, address: str) ->
             connection.recv(1)
 
 
+def chunked(path: bytes, *chunks: bytes, trailers: bytes = b"") -> bytes:
+    """A request whose body comes in chunks and ends with fields; without the line after them."""
+    body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=x\r\n" % path
+    return head + b"transfer-encoding: chunked\r\n\r\n" + body + b"0\r\n" + trailers
+
+
+@pytest.mark.parametrize("trailers", [b"a: " + 2**20 * b"b", 2**18 * b"a: b\r\n"], ids=["one", "many"])
+@pytest.mark.parametrize(("path", "statuses"), [(b"/healthz", [405]), (b"/v1/classify", [100, 431])])
+def test_trailers_without_end_are_refused(
+    address: str, path: bytes, statuses: list[int], trailers: bytes
+) -> None:
+    with connected(address) as connection:
+        request = chunked(path, b"--x\r\n").replace(b"host: x\r\n", b"host: x\r\nexpect: 100-continue\r\n")
+        connection.sendall(request)
+        answers = heard(connection, b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(trailers)
+        connection.settimeout(2)
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(65536):
+                answers += part
+    assert statuses_of(answers) == statuses
+
+
+def test_trailers_may_end(address: str) -> None:
+    bodies = [2**15 * b"a", *(2**12 * [b"b"])]
+    request = chunked(b"/healthz", *bodies, trailers=100 * b"x-request-id: a\r\n" + b"a: b\r\n") + b"\r\n"
+    assert statuses_of(answered(address, 20 * request + PROBE + LAST)) == 20 * [405] + [200]
+
+
 Serving = tuple[str, GracefulServer, threading.Thread]
 
 

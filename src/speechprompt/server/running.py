@@ -38,7 +38,8 @@ from speechprompt.spoken_lm import SpokenLM
 logger = logging.getLogger(__name__)
 
 HEAD_BYTES, HEAD_SECONDS = 64 * 2**10, 10.0
-"""What the line and headers of a request may weigh and take to arrive."""
+"""What the line and headers of a request may weigh and take to arrive; its trailers may weigh as much."""
+TOO_LARGE = b"431 Request Header Fields Too Large"
 LEFTOVER_SECONDS = 10.0
 """How long what is left of a body may still arrive once its request is answered."""
 IDLE_SECONDS = 5
@@ -196,12 +197,13 @@ class BoundedStreamProtocol(ReadInTime, WebSocketsSansIOProtocol):
 
 
 class BoundedProtocol(ReadInTime, HttpToolsProtocol):
-    """HTTP whose head is bounded in bytes and time; httptools itself takes any."""
+    """HTTP whose head and trailers are bounded, and what it waits for in time; httptools itself takes any."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head_bytes, self._in_head = 0, True
         self._offered, self._in_body = False, False
+        self._trailer_bytes, self._in_trailers = 0, False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -218,8 +220,9 @@ class BoundedProtocol(ReadInTime, HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, unless the head is over its limit."""
+        """Parse, unless the head or the trailers are over their limit."""
         self._unset_keepalive_if_required()
+        self._trailer_bytes += len(data)  # from 0 where they begin
         try:
             self._parse(data)
         except httptools.HttpParserUpgrade:
@@ -233,7 +236,12 @@ class BoundedProtocol(ReadInTime, HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
-                self._refuse(b"431 Request Header Fields Too Large")
+                self._refuse(TOO_LARGE)
+        elif self._in_trailers and self._trailer_bytes > HEAD_BYTES:
+            if self.cycle.response_started or self.pipeline:
+                self.transport.close()
+            else:
+                self._refuse(TOO_LARGE)
         elif not self._in_body and self.cycle.response_complete:
             self._expect_request()
 
@@ -269,6 +277,11 @@ class BoundedProtocol(ReadInTime, HttpToolsProtocol):
         self._unset_keepalive_if_required()  # a refusal in the same packet has set it
         self._expect_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field; those of trailers are left out, since the routes have read the head."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head is whole; the request begins, unless the head is to be parsed again."""
         self._stop_clock()
@@ -278,10 +291,19 @@ class BoundedProtocol(ReadInTime, HttpToolsProtocol):
         if not self._offered:
             super().on_headers_complete()
 
+    def on_chunk_header(self) -> None:
+        """A chunk begins; until something is in it, it may be the last, which trailers follow."""
+        self._trailer_bytes, self._in_trailers = 0, True
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._in_trailers = False
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        """The body is whole."""
+        """The message is whole."""
         self._stop_clock()
-        self._in_body = False
+        self._in_body = self._in_trailers = False
         if not self._offered:
             super().on_message_complete()
 
