@@ -120,6 +120,8 @@ def test_only_rows_that_every_split_field_trains_teach(run: Run, hubert_units: P
     assert "nothing to learn from" in none.error
     gone = run("pretrain", "lm", hubert_units, "--without", "tyo", "--out", tmp_path / "none", *LM)
     assert "did you mean toy" in gone.error
+    misspelt = ("--split-fields", "split,oficial_split", "--out", tmp_path / "none", *LM)
+    assert "did you mean official_split" in run("pretrain", "lm", hubert_units, *misspelt).error
 
 
 def test_recordings_that_a_test_also_has_teach_nothing(run: Run, clips: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import corpus_trees as trees
 import pytest
 from test_corpora import CASES, read
 
-from speechprompt.corpora import describe, prepare
+from speechprompt.corpora import check, describe, prepare
+from speechprompt.errors import CorpusError
 
 DISJOINT = [
     (name, build)
@@ -60,3 +61,21 @@ def test_published_lists_by_any_of_their_names_or_their_folder(tmp_path) -> None
     assert manifests[0] == manifests[1]
     assert prepared.split_rule == "seeded"
     assert "seeded" in prepared.notices[0]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_word_and_the_official_test_of_twelve_labels_do_not_go_together(tmp_path, version) -> None:
+    trees.google_speech_commands(tmp_path / "root", f"v0.0{version}")
+    name, out = f"google-speech-commands-v{version}", tmp_path / "m.jsonl"
+    with pytest.raises(CorpusError, match="pass --split-rule speaker-hash"):
+        prepare(name, tmp_path / "root", out, variant="words", split_rule="paper")
+    assert not out.exists()
+    prepare(name, tmp_path / "root", out, variant="words", split_rule="speaker-hash")
+
+
+def test_a_check_says_whether_anything_is_published(tmp_path) -> None:
+    trees.google_speech_commands(tmp_path, "v0.02")
+    rules = {"speaker-hash": False, "paper": True}
+    found = {rule: check("google-speech-commands-v2", tmp_path, split_rule=rule) for rule in rules}
+    assert {rule: report.compared for rule, report in found.items()} == rules
+    assert {rule: report.complete for rule, report in found.items()} == {"speaker-hash": True, "paper": False}

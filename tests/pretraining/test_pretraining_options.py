@@ -54,6 +54,8 @@ def test_every_split_field_must_say_train() -> None:
     assert not trains(row("a", "train", [1], official_split="dev"))
     assert not trains(row("a", "fold1", [1]))
     assert trains(row("a", "train", [1], official_split="dev"), ["split"])
+    assert trains(row("a", "test", [1], official_split="train"), ["official_split"])
+    assert not trains(row("a", "test", [1]), ["official_split"])
 
 
 def test_what_a_test_could_score_teaches_nothing() -> None:

@@ -73,8 +73,11 @@ def _known(corpora: Sequence[Corpus], names: Sequence[str]) -> None:
 def _all_training(
     corpora: Sequence[Corpus], untested: Sequence[str], split_fields: Sequence[str]
 ) -> list[Corpus]:
-    """The corpora, those that no test scores with every row in train."""
+    """The corpora, those that no test scores with every row in train. UnknownName: no such corpus or field."""
+    from speechprompt.pretraining.material import check_split_fields
+
     _known(corpora, untested)
+    check_split_fields(corpora, split_fields)
     return [
         replace(
             corpus,

@@ -78,6 +78,11 @@ class CheckReport:
         return tuple(lines)
 
     @property
+    def compared(self) -> bool:
+        """Whether any count is published for this rule."""
+        return bool(self.published_rows is not None or self.published_splits or self.published_labels)
+
+    @property
     def complete(self) -> bool:
-        """Whether every published count was met and nothing was missing."""
+        """Whether every published count was met and nothing was missing; `compared` says if there are any."""
         return not self.differences

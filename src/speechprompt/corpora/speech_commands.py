@@ -48,6 +48,11 @@ def rows(source: Source, main: str, test: str) -> Iterator[Row]:
         source.variant = "words"
         if not source.rule_was_named:
             source.rule = "speaker-hash"
+    if source.variant == "words" and source.rule == "paper":
+        raise CorpusError(
+            f"{source.root}: the official test archive has the twelve labels of the commands, not every word; pass "
+            "--split-rule speaker-hash"
+        )
     archive = _test_folder(source, test) if source.rule == "paper" else None
     counts: Counter[str] = Counter()
     for row in _spoken(source, main, words):

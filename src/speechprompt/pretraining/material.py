@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from speechprompt.errors import TrainingError
+from speechprompt.errors import TrainingError, UnknownName
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.splits import canonical_split
 from speechprompt.speech.units import Units
@@ -54,10 +54,19 @@ class UnitMaterial:
 
 
 def trains(utterance: Utterance, split_fields: Sequence[str] = SPLIT_FIELDS) -> bool:
-    """Whether every split field that the row has says train; folds are test material."""
+    """Whether every split field that the row has says train, or `split` where it has none; folds are test material."""
     stated = {"split": utterance.split, **utterance.extra}
-    found = [canonical_split(str(stated[field])) for field in split_fields if stated.get(field) is not None]
-    return all(split == "train" for split in found)
+    found = [stated[field] for field in split_fields if stated.get(field) is not None] or [utterance.split]
+    return all(canonical_split(str(split)) == "train" for split in found)
+
+
+def check_split_fields(corpora: Sequence[Corpus], split_fields: Sequence[str]) -> None:
+    """UnknownName for a field, other than `SPLIT_FIELDS`, that no row has."""
+    known = dict.fromkeys(SPLIT_FIELDS)
+    known |= {field: None for corpus in corpora for u in corpus.utterances for field in u.extra}
+    for field in split_fields:
+        if field not in known:
+            raise UnknownName("split field", field, known)
 
 
 def gather(

@@ -142,7 +142,9 @@ def check_output(target: Path, force: bool) -> None:
     if not force:
         raise OutputExists(target)
     if not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).is_file()):
-        raise ArtifactError(f"{target} is not a prompt folder, so it is not replaced; move it away or choose another name")
+        raise ArtifactError(
+            f"{target} is not a prompt folder, so it is not replaced; move it away or choose another name"
+        )
 
 
 def _swap(scratch: Path, target: Path) -> None:
