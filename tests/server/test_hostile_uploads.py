@@ -205,3 +205,27 @@ def exchange(address: str, request: bytes) -> bytes:
 def test_heads_that_are_too_long_or_none(address: str, request_bytes: bytes, status: bytes) -> None:
     assert exchange(address, request_bytes)[9:12] == status
     assert httpx2.get(f"{address}/healthz").status_code == 200
+
+
+def test_a_client_that_hangs_up_in_its_body_is_no_failure_of_the_server(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = urlsplit(address)
+    assert where.hostname is not None
+    head = (
+        f"POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary={BOUNDARY}\r\n"
+    )
+    with (
+        caplog.at_level(logging.INFO),
+        socket.create_connection((where.hostname, where.port or 80)) as client,
+    ):
+        client.sendall(f"{head}content-length: 1000\r\n\r\n--{BOUNDARY}\r\n".encode())
+        client.close()
+        until = time.monotonic() + 10
+        while (
+            not (seen := [r for r in caplog.records if getattr(r, "status", None)])
+            and time.monotonic() < until
+        ):
+            time.sleep(0.02)
+    assert [record.status for record in seen] == [422]  # type: ignore[attr-defined]
+    assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.WARNING]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from speechprompt.errors import AudioError, AudioTooLong, TooLarge, UsageError
 from speechprompt.server.front_door import LEAVING
@@ -47,7 +48,7 @@ class Upload:
 
 
 async def body_of(request: Request, settings: ServerSettings) -> bytes:
-    """A whole request body. TooLarge from its announced size or as it arrives, UsageError when it stalls.
+    """A whole request body. TooLarge from its announced size or as it arrives, UsageError when it stalls or ends early.
 
     Overloaded before it is read when the server holds too many others; it holds this one until it has answered.
     """
@@ -73,6 +74,8 @@ async def _limited(request: Request, settings: ServerSettings) -> AsyncGenerator
                 yield part
     except TimeoutError:
         raise UsageError(f"the body did not arrive within {settings.body_seconds:g} s") from None
+    except ClientDisconnect:
+        raise UsageError("the client hung up before its body was whole") from None
 
 
 async def read_parts(request: Request, settings: ServerSettings) -> list[Part]:
