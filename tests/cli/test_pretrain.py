@@ -88,6 +88,36 @@ def test_from_clips_to_a_spoken_lm_that_trains(run: Run, clips: Path, config: Pa
     assert (ran.code, ran.err) == (0, "")
 
 
+@pytest.mark.parametrize("command", ["tokenizer", "kmeans"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=str)
+def test_a_save_that_fails_costs_neither_the_old_tokenizer_nor_the_new(
+    run: Run, clips: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    command: str, error: BaseException,
+) -> None:  # fmt: skip
+    out = tmp_path / "heard"
+    first = ("pretrain", "tokenizer", clips, "--config", config, "--out", out, "--quiet", "--json")
+    before = run(*first).document["fingerprint"]
+    refit = ("pretrain", "kmeans", clips, "--tokenizer", out, "--units", 9, "--out", out, "--quiet", "--json")
+    again = (*first, "--unit-count", 5) if command == "tokenizer" else refit
+
+    def cut_off(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("speechprompt.tokenizers.mel_hubert.save_file", cut_off)
+        assert run(*again, "--force").code != 0
+        assert load_tokenizer(out).fingerprint == before
+        assert run(*first, "--out", tmp_path / "fresh").code != 0
+    names = {"heard", "heard.run", "fresh.run", config.name, clips.name}
+    assert {path.name for path in tmp_path.iterdir()} <= names
+    assert run(*first, "--out", tmp_path / "fresh").document["fingerprint"]
+    made = run(*again, "--force").document
+    assert made["unit_count"] == (5 if command == "tokenizer" else 9)
+    assert load_tokenizer(out).fingerprint == made["fingerprint"] != before
+    assert (out / "pretraining.json").exists() == (command == "tokenizer")
+
+
 def test_only_rows_that_every_split_field_trains_teach(run: Run, hubert_units: Path, tmp_path: Path) -> None:
     out = tmp_path / "lm"
     ran = run("pretrain", "lm", hubert_units, "--out", out, "--steps", 2, "--json", *LM)

@@ -20,7 +20,6 @@ from speechprompt.cli.pretraining_run import (
     Untested,
     given,
     lm_flags,
-    replaced,
     resumable,
     tokenizer_flags,
 )
@@ -77,7 +76,8 @@ def tokenizer(
         KINDS,
         MEL_HUBERT,
         check_tokenizer_output,
-        write_record,
+        record_of,
+        write_tokenizer,
     )
 
     kind = KINDS[MEL_HUBERT]
@@ -88,8 +88,7 @@ def tokenizer(
     place, started = chosen_device(device, threads), perf_counter()
     with resumable(terminal, out, "tokenizer") as (work, progress):
         made = kind.pretrain(name or out.name, utterances, work, options, device=place, progress=progress)
-        made.save(replaced(out, force))
-        write_record(out, kind.name, options, utterances)
+        write_tokenizer(out, made, record_of(kind.name, options, utterances), force)
     document = {
         "tokenizer": str(out),
         "name": made.name,
@@ -123,7 +122,7 @@ def kmeans(
 ) -> None:
     """Fit other centres on what a tokenizer's encoder hears: another number of units, or other speech."""
     from speechprompt.pretraining.refitting import RefittingOptions, refitted
-    from speechprompt.pretraining.tokenizer_kinds import check_tokenizer_output
+    from speechprompt.pretraining.tokenizer_kinds import check_tokenizer_output, write_tokenizer
 
     check_tokenizer_output(out, force)
     check_writable(out)
@@ -132,7 +131,7 @@ def kmeans(
     old = open_tokenizer(tokenizer, chosen_device(device, threads))
     with resumable(terminal, out, "k-means") as (work, progress):
         made = refitted(old, name or out.name, utterances, work, options, progress)
-        made.save(replaced(out, force))
+        write_tokenizer(out, made, force=force)
     document = {
         "tokenizer": str(out),
         "name": made.name,

@@ -96,10 +96,3 @@ def resumable(terminal: Terminal, out: Path, title: str) -> Iterator[tuple[Path,
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; the same command goes on from {work}") from None
     shutil.rmtree(work, ignore_errors=True)
-
-
-def replaced(out: Path, force: bool) -> Path:
-    """The place of an output, what was there removed."""
-    if force and out.exists():
-        shutil.rmtree(out)
-    return out

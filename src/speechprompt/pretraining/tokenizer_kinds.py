@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -60,11 +62,35 @@ def check_tokenizer_output(folder: Path, force: bool) -> None:
         raise CheckpointError(f"{folder} is not a tokenizer, so --force does not replace it")
 
 
-def write_record(folder: Path, kind: str, options: Any, utterances: Sequence[Utterance]) -> None:
-    """Write beside a tokenizer how it was taught: kind, options, and how many clips of which corpus.
+def record_of(kind: str, options: Any, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """How a tokenizer was taught: kind, options, and how many clips of which corpus.
 
     The corpus is what stands before the slash of an utterance's id.
     """
     clips = Counter(u.id.partition("/")[0] for u in utterances)
-    record = {"kind": kind, "options": asdict(options), "clips": dict(clips)}
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return {"kind": kind, "options": asdict(options), "clips": dict(clips)}
+
+
+def write_tokenizer(
+    folder: Path, tokenizer: SavedTokenizer, record: Mapping[str, Any] | None = None, force: bool = False
+) -> Path:
+    """Write a tokenizer, and beside it its `record`, whole or not at all. Errors as `check_tokenizer_output`.
+
+    With `force`, what was there stays until all is written.
+    """
+    check_tokenizer_output(folder, force)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    new, old = scratch / "new", scratch / "old"
+    try:
+        tokenizer.save(new)
+        if record is not None:
+            (new / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if folder.exists():
+            folder.replace(old)
+        new.replace(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
