@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from speechprompt import downloads
+from speechprompt.checkpoints import open_archive_members
 from speechprompt.downloads import PUBLISHED, fetch, fetch_published, place
-from speechprompt.errors import DownloadError, UnknownName
+from speechprompt.errors import CheckpointError, DownloadError, UnknownName
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -59,7 +60,10 @@ class Handler(BaseHTTPRequestHandler):
         if asked and matches and not step.get("no_range"):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= len(content):
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             self.send_response(206)
             told = start + int(str(step.get("range_error", 0)))
@@ -165,6 +169,40 @@ def test_a_whole_part_needs_no_network(server: Script, tmp_path: Path) -> None:
     part.write_bytes(CONTENT)
     assert fetch(server.url, SHA256, len(CONTENT), folder=tmp_path).read_bytes() == CONTENT
     assert server.requests == []
+
+
+@pytest.mark.parametrize(("sha256", "asked"), [(SHA256, 0), (None, 1)])
+def test_a_part_that_was_whole_when_its_process_ended_does_not_come_again(
+    server: Script, tmp_path: Path, sha256: str | None, asked: int
+) -> None:
+    target = place(server.url, tmp_path)
+    target.parent.mkdir(parents=True)
+    Path(f"{target}.part").write_bytes(CONTENT)
+    Path(f"{target}.validator").write_text('"v1"')
+    server.steps = [{"etag": '"v1"'}]
+    assert fetch(server.url, sha256, folder=tmp_path, wait_seconds=0).read_bytes() == CONTENT
+    assert [request.get("Range") for request in server.requests] == ["bytes=512000-"] * asked
+    assert leftovers(target) == set()
+
+
+def test_a_part_of_another_size_than_the_server_states_comes_again(server: Script, tmp_path: Path) -> None:
+    part = Path(f"{place(server.url, tmp_path)}.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT + b"more")
+    part.with_suffix(".validator").write_text('"v1"')
+    server.steps = [{"etag": '"v1"'}]
+    assert fetch(server.url, folder=tmp_path, wait_seconds=0).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+def test_what_the_error_about_a_bad_file_advises_brings_another(server: Script, tmp_path: Path) -> None:
+    server.steps = [{"content": b"<html>busy</html>"}, {}]
+    path = fetch(server.url, folder=tmp_path)
+    with pytest.raises(CheckpointError, match="delete the file and fetch it again") as refused:
+        open_archive_members(path, ["dict.txt"])
+    assert str(path) in str(refused.value)
+    path.unlink()
+    assert fetch(server.url, folder=tmp_path).read_bytes() == CONTENT
 
 
 def test_a_body_without_a_length(server: Script, tmp_path: Path) -> None:

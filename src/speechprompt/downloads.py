@@ -16,6 +16,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.message import Message
 from http.client import HTTPMessage
 from pathlib import Path
 from typing import IO, Any
@@ -223,15 +224,23 @@ class _Download:
         self._url, self._size, self._progress = url, size, progress
         self._part = Path(f"{target}.part")
         self._validator = Path(f"{target}.validator")
-        self._verifiable = sha256 is not None
+        self._sha256 = sha256
 
     def complete(self, attempts: int, wait_seconds: float) -> None:
         """Fill `.part`; DownloadError once there is no hope."""
+        if (
+            self._sha256
+            and self._part.is_file()
+            and _difference(self._part, self._sha256, self._size) is None
+        ):
+            return
         for attempt in range(1, attempts + 1):
             try:
                 return self._attempt()
             except urllib.error.HTTPError as error:
                 error.close()
+                if error.code == 416 and self._ends_at(error.headers):
+                    return
                 if error.code == 416:  # what is there is not the beginning of what is offered
                     self._part.unlink(missing_ok=True)
                 elif error.code not in _PASSING:
@@ -264,9 +273,15 @@ class _Download:
 
     def _resumable_bytes(self) -> int:
         """Bytes that need not come again: only where a hash or the server's own mark guards against a mixture."""
-        if self._part.is_file() and (self._verifiable or self._validator.is_file()):
+        if self._part.is_file() and (self._sha256 or self._validator.is_file()):
             return self._part.stat().st_size
         return 0
+
+    def _ends_at(self, headers: Message) -> bool:
+        """Whether `.part` has as many bytes as the server says there are; where a hash is known, that alone counts."""
+        if self._sha256 or not self._part.is_file():
+            return False
+        return str(headers.get("Content-Range", "")).strip() == f"bytes */{self._part.stat().st_size}"
 
     def _receive(self, answer: Any, start: int) -> None:
         length = answer.headers.get("Content-Length", "")

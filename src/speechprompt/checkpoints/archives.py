@@ -41,7 +41,7 @@ def reading(source: str | Path | bytes, kind: str) -> Iterator[None]:
         why = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
         raise CheckpointError(
             f"{name} cannot be read as {kind} ({why}); it is damaged, cut off or another kind of file: "
-            "fetch it again or check the path"
+            "check the path, or delete the file and fetch it again"
         ) from error
 
 
