@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretraining.toy_encoder import SIZES, TOY
-from speechprompt.errors import CorpusError, TrainingError, UsageError
+from speechprompt.errors import AudioError, CorpusError, TrainingError, UsageError
 from speechprompt.pretraining.crops import Crops, Targets
 from speechprompt.pretraining.frames import collect_frames, mfcc, without_speakers
 from speechprompt.pretraining.kmeans import fit_centres, nearest_centres, reservoir
@@ -48,18 +50,78 @@ def utterances(tmp_path: Path) -> list[Utterance]:
 
 
 def test_frames_are_those_of_the_tokenizer_and_are_collected_once(
-    utterances: list[Utterance], tmp_path: Path
+    utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speech = collect_frames(utterances, tmp_path / "frames", mels=20)
     assert speech.kept.tolist() == list(range(9))
     assert np.diff(speech.offsets).tolist() == [(len_ - 240) // 320 for len_ in range(4_000, 13_000, 1_000)]
-    for utterance in utterances:
-        assert utterance.audio is not None
-        utterance.audio.unlink()
-    again = collect_frames(utterances, tmp_path / "frames", mels=20)
+    with monkeypatch.context() as patch:
+        patch.setattr("speechprompt.pretraining.frames.read_waveform", None)
+        again = collect_frames(utterances, tmp_path / "frames", mels=20)
     assert np.array_equal(again.values, speech.values)
-    with pytest.raises(TrainingError, match="other clips"):
-        collect_frames(utterances[:3], tmp_path / "frames", mels=20)
+    assert again.digest == speech.digest
+    assert len(collect_frames(utterances[:3], tmp_path / "frames", mels=20)) == 3
+
+
+def _other_file(u: Utterance) -> Utterance:
+    assert u.audio is not None
+    other = u.audio.with_name("other")
+    other.mkdir(exist_ok=True)
+    shutil.copy2(u.audio.with_name("8.wav"), other / u.audio.name)
+    return replace(u, audio=other / u.audio.name)
+
+
+def _written_again(u: Utterance) -> Utterance:
+    assert u.audio is not None
+    u.audio.write_bytes(u.audio.with_name("8.wav").read_bytes())
+    return u
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [_other_file, _written_again, lambda u: replace(u, start_seconds=0.05), lambda u: replace(u, end_seconds=0.2)],
+    ids=["file", "content", "start", "end"],
+)  # fmt: skip
+def test_frames_of_other_audio_under_the_same_ids_are_made_again(
+    utterances: list[Utterance], tmp_path: Path, changed: Callable[[Utterance], Utterance]
+) -> None:
+    before = collect_frames(utterances, tmp_path / "frames", mels=20).values.tobytes()
+    others = [changed(utterances[0]), *utterances[1:]]
+    resumed = collect_frames(others, tmp_path / "frames", mels=20).values.tobytes()
+    assert resumed == collect_frames(others, tmp_path / "fresh", mels=20).values.tobytes() != before
+
+
+def test_frames_whose_making_was_stopped_are_made_again(utterances: list[Utterance], tmp_path: Path) -> None:
+    before = collect_frames(utterances, tmp_path / "frames", mels=20).values.tobytes()
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    others = [_other_file(utterances[0]), replace(utterances[1], audio=broken), *utterances[2:]]
+    with pytest.raises(AudioError):
+        collect_frames(others, tmp_path / "frames", mels=20)
+    assert collect_frames(utterances, tmp_path / "frames", mels=20).values.tobytes() == before
+
+
+def test_a_resumed_tokenizer_is_that_of_the_audio_it_is_given(
+    utterances: list[Utterance], tmp_path: Path
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def stop(record: object) -> None:
+        raise Interrupted
+
+    options = MelTokenizerOptions(TOY, clusters=6, kept_layers=1, unit_count=7)
+    run, others = tmp_path / "run", [_other_file(u) for u in utterances]
+    with pytest.raises(Interrupted):
+        pretrain_mel_tokenizer("toy", utterances, run, options, progress=stop)
+    with pytest.raises(TrainingError, match="other options or material"):
+        pretrain_mel_tokenizer("toy", others, run, options)
+    shutil.rmtree(run / "encoder")
+    resumed = pretrain_mel_tokenizer("toy", others, run, options)
+    fresh = pretrain_mel_tokenizer("toy", others, tmp_path / "fresh", options)
+    assert resumed.fingerprint == fresh.fingerprint
+    with pytest.raises(AudioError, match="check the path"):
+        pretrain_mel_tokenizer("toy", [replace(others[0], audio=tmp_path / "gone.wav")], run, options)
 
 
 def test_no_speech_is_refused(utterances: list[Utterance], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def mel_tokenizer() -> MelHubertTokenizer:
 
 @pytest.mark.parametrize("kind", ["mel", "hubert"])
 def test_new_centres_are_nearest_to_the_same_features(
-    kind: str, clips: list[Utterance], tmp_path: Path
+    kind: str, clips: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = mel_tokenizer() if kind == "mel" else tiny_tokenizer(tmp_path)
     assert isinstance(old, Refittable)
@@ -52,15 +53,29 @@ def test_new_centres_are_nearest_to_the_same_features(
     torch.testing.assert_close(features, same)
     new.save(tmp_path / "saved")
     again = type(old).load(tmp_path / "saved")
-    centres = torch.from_numpy(np.load(tmp_path / "run" / "sample.npy"))
+    centres = torch.from_numpy(np.load(tmp_path / "run" / "sample.npz")["frames"])
     assert centres.shape[1] == features.shape[1]
     assert again.encode(sample) == new.encode(sample)
     assert len(set(new.encode(sample).ids.tolist())) > 1
-    for clip in clips:
-        assert clip.audio is not None
-        clip.audio.unlink()
-    # what was heard is kept, so the clips are not needed again
+    monkeypatch.setattr("speechprompt.pretraining.refitting.read_waveform", None)
+    # what was heard is kept, so no clip is decoded again
     assert refitted(old, "finer", clips, tmp_path / "run", options).fingerprint == new.fingerprint
+
+
+@pytest.mark.parametrize("change", ["file", "content", "span"])
+def test_other_audio_under_the_same_ids_is_heard(change: str, clips: list[Utterance], tmp_path: Path) -> None:
+    old, options = mel_tokenizer(), RefittingOptions(unit_count=9, frames=200)
+    first = refitted(old, "finer", clips, tmp_path / "run", options)
+    others = [replace(clip, end_seconds=0.25) for clip in clips[:6]] + clips[6:]
+    if change != "span":
+        folder = tmp_path if change == "content" else tmp_path / "other"
+        folder.mkdir(exist_ok=True)
+        for i in range(len(clips)):
+            soundfile.write(folder / f"{i}.wav", waveform(8000, i + 50), 16_000)
+        others = [replace(clip, audio=folder / f"{clip.id}.wav") for clip in clips]
+    resumed = refitted(old, "finer", others, tmp_path / "run", options)
+    fresh = refitted(old, "finer", others, tmp_path / "fresh", options)
+    assert resumed.fingerprint == fresh.fingerprint != first.fingerprint
 
 
 def test_features_of_a_long_clip_are_those_of_its_units() -> None:

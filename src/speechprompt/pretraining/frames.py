@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import defaultdict
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from speechprompt.errors import TrainingError
 from speechprompt.pretraining.run_folder import Progress
+from speechprompt.pretraining.stages import audio_digest
 from speechprompt.speech.audio import read_waveform
 from speechprompt.speech.manifest import Utterance
 from speechprompt.tokenizers.mel_encoder import SAMPLE_RATE, WINDOW_SAMPLES, MelFrames
@@ -27,11 +29,12 @@ Frames = NDArray[np.float16]
 @dataclass(frozen=True, slots=True)
 class SpeechFrames:
     """Frames of many clips end to end: `values` (sum of T, 2*mels) float16, `offsets` (clips + 1,);
-    `kept` (clips,), which of the utterances asked for they are."""
+    `kept` (clips,), which of the utterances asked for they are; `digest`, the SHA-256 (hex) of those on disk."""
 
     values: Frames
     offsets: NDArray[np.int64]
     kept: NDArray[np.int64]
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -49,31 +52,33 @@ class SpeechFrames:
 def collect_frames(
     utterances: Sequence[Utterance], folder: str | Path, mels: int = 80, progress: Progress | None = None
 ) -> SpeechFrames:
-    """Decode clips and keep their log-mel frames in `folder`; a folder that already holds them is read.
+    """Decode clips and keep their log-mel frames in `folder`; those of the same audio that it already holds are read.
 
-    Clips shorter than a frame are left out. Errors: TrainingError when there is nothing to hear or the folder
-    holds the frames of other clips; AudioError of a file that cannot be read. Side effects: writes
-    frames.f16, offsets.npy, kept.npy and frames.json; memory stays bounded by one clip.
+    Clips shorter than a frame are left out. Errors: TrainingError when there is nothing to hear; AudioError of a
+    file that cannot be read. Side effects: writes frames.f16, offsets.npy, kept.npy and frames.json, in the place of
+    frames of other audio; memory stays bounded by one clip.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    described = json.dumps({"clips": [u.id for u in utterances], "mels": mels})
+    described = {"audio": audio_digest(utterances), "mels": mels}
     mark = folder / "frames.json"
-    if not mark.exists():
-        _write_frames(utterances, folder, mels, progress)
-        mark.write_text(described, encoding="utf-8")
-    elif mark.read_text(encoding="utf-8") != described:
-        raise TrainingError(f"{folder} holds the frames of other clips; choose another folder or empty it")
+    known = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
+    digest = known.pop("sha256", None)
+    if digest is None or known != described:
+        mark.unlink(missing_ok=True)
+        digest = _write_frames(utterances, folder, mels, progress)
+        temporary = mark.with_suffix(".part")
+        temporary.write_text(json.dumps({**described, "sha256": digest}), encoding="utf-8")
+        temporary.replace(mark)
     offsets = np.load(folder / "offsets.npy")
     values: Frames = np.memmap(folder / "frames.f16", np.float16, "r", shape=(int(offsets[-1]), 2 * mels))
-    return SpeechFrames(values, offsets, np.load(folder / "kept.npy"))
+    return SpeechFrames(values, offsets, np.load(folder / "kept.npy"), digest)
 
 
-def _write_frames(
-    utterances: Sequence[Utterance], folder: Path, mels: int, progress: Progress | None
-) -> None:
+def _write_frames(utterances: Sequence[Utterance], folder: Path, mels: int, progress: Progress | None) -> str:
+    """Write the frames; their SHA-256 (hex)."""
     front = MelFrames(mels)
-    lengths, kept = [], []
+    lengths, kept, digest = [], [], hashlib.sha256()
     with (folder / "frames.f16").open("wb") as file:
         for done, utterance in enumerate(utterances, 1):
             if utterance.audio is None:
@@ -85,13 +90,16 @@ def _write_frames(
             frames, _ = front(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
             lengths.append(frames.shape[1])
             kept.append(done - 1)
-            file.write(frames[0].half().numpy().tobytes())
+            content = frames[0].half().numpy().tobytes()
+            digest.update(content)
+            file.write(content)
             if progress is not None and done % 500 == 0:
                 progress({"step": done, "steps": len(utterances), "stage": "frames"})
     if not lengths:
         raise TrainingError("there is no speech to learn from: no clip has audio of at least one frame")
     np.save(folder / "kept.npy", np.array(kept))
     np.save(folder / "offsets.npy", np.cumsum([0, *lengths]))
+    return digest.hexdigest()
 
 
 def mean_and_deviation(speech: SpeechFrames) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -111,7 +111,11 @@ def pretrain_encoder(
     if len(speech) < 2 or any([len(ids) for ids in part] != lengths for part in rows):
         raise TrainingError("masked prediction needs two clips or more, and one cluster id a frame")
     described = {**asdict(options), "clusters": targets.cluster_count, "clips": len(speech)}
-    described |= {"phonemes": targets.phoneme_count, "starts_from_encoder": start is not None}
+    described |= {
+        "frames": speech.digest,
+        "phonemes": targets.phoneme_count,
+        "starts_from_encoder": start is not None,
+    }
     described["targets"] = hashlib.sha256(
         b"".join(ids.tobytes() for part in rows for ids in part)
     ).hexdigest()

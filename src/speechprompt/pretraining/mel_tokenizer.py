@@ -8,8 +8,7 @@ Every stage leaves its result in the run's folder, with what it was made from, a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from speechprompt.pretraining.masked_prediction import (
 from speechprompt.pretraining.phonemes import UNKNOWN, frame_phonemes, inventory, phoneme_times
 from speechprompt.pretraining.run_folder import Progress
 from speechprompt.pretraining.sound_books import fit_sound_codes
+from speechprompt.pretraining.stages import stage
 from speechprompt.speech.manifest import Utterance
 from speechprompt.tokenizers.kmeans import KMeans
 from speechprompt.tokenizers.mel_encoder import MelEncoder, frame_mask, unit_features
@@ -164,13 +164,14 @@ def _later_targets(
     model: MaskedPredictor, speech: SpeechFrames, told: Targets, path: Path, options: MelTokenizerOptions
 ) -> Targets:
     """Clusters of the pass before, and the phonemes that it heard in clips that do not tell theirs (`told`)."""
-    stored = _stage(
+    stored = stage(
         path,
         {
             "clusters": options.later_clusters,
             "kept_layers": options.kept_layers,
             "seed": options.seed,
             "model": _weights_of(model),
+            "frames": speech.digest,
         },
         lambda: _heard(model, speech, options),
     )
@@ -234,7 +235,8 @@ def _mfcc_clusters(
         return {"centres": centres, "ids": np.concatenate(ids)}
 
     made_from = {"clusters": options.clusters, "seed": options.seed, "speakers": list(speakers)}
-    return np.split(_stage(path, made_from, clustered)["ids"], speech.offsets[1:-1])
+    made_from["frames"] = speech.digest
+    return np.split(stage(path, made_from, clustered)["ids"], speech.offsets[1:-1])
 
 
 def _unit_centres(
@@ -246,24 +248,8 @@ def _unit_centres(
         return {"centres": fit_centres(frames, options.unit_count, 150_000, options.seed)}
 
     made_from = {"unit_count": options.unit_count, "seed": options.seed, "model": _weights_of(encoder)}
-    return torch.from_numpy(_stage(path, made_from, centres)["centres"])
-
-
-def _stage(
-    path: Path, made_from: Mapping[str, Any], make: Callable[[], dict[str, NDArray[Any]]]
-) -> dict[str, NDArray[Any]]:
-    """The arrays of a stage: those that `path` holds if they were made from the same, else made and kept there."""
-    text = json.dumps(dict(made_from), sort_keys=True)
-    if path.exists():
-        with np.load(path) as stored:
-            if "made_from" in stored and str(stored["made_from"]) == text:
-                return dict(stored)
-    arrays = make()
-    temporary = path.with_suffix(".part.npz")
-    kept: dict[str, Any] = {**arrays, "made_from": np.array(text)}
-    np.savez(temporary, **kept)
-    temporary.replace(path)
-    return arrays
+    made_from["frames"] = speech.digest
+    return torch.from_numpy(stage(path, made_from, centres)["centres"])
 
 
 def _weights_of(model: torch.nn.Module) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from speechprompt.errors import AudioError, TrainingError, UsageError
 from speechprompt.pretraining.kmeans import Features, fit_centres, reservoir
 from speechprompt.pretraining.run_folder import Progress, RunFolder
+from speechprompt.pretraining.stages import audio_digest, stage
 from speechprompt.pretraining.tokenizer_kinds import SavedTokenizer
 from speechprompt.speech.audio import read_waveform
 from speechprompt.speech.manifest import Utterance
@@ -53,30 +54,28 @@ def refitted(
     options: RefittingOptions,
     progress: Progress | None = None,
 ) -> Refittable:
-    """The tokenizer's encoder with new centres; frames that were already heard in `folder` are not heard again.
+    """The tokenizer's encoder with new centres; frames of the same audio already heard in `folder` are not heard again.
 
-    Errors: UsageError for a tokenizer without centres of its own; TrainingError with fewer frames than centres.
+    Errors: UsageError for a tokenizer without centres of its own; TrainingError with fewer frames than centres;
+    AudioError of a file that cannot be read.
     """
     if not isinstance(tokenizer, Refittable):
         raise UsageError(f"{tokenizer.name} is a tokenizer whose centres cannot be exchanged")
     described = {**asdict(options), "tokenizer": tokenizer.fingerprint, "ids": [u.id for u in utterances]}
     run = RunFolder(folder, described, progress)
-    path = run.path / "sample.npy"
-    if not path.exists():
-        heard = reservoir(_features(tokenizer, utterances, options, run), options.frames, options.seed)
-        temporary = path.with_suffix(".part.npy")
-        np.save(temporary, heard)
-        temporary.replace(path)
-    centres = fit_centres(iter([np.load(path)]), options.unit_count, options.frames, options.seed)
+    order = np.random.default_rng(options.seed).permutation(len(utterances))[: options.clips].tolist()
+    drawn = [utterances[place] for place in order]
+
+    def heard() -> dict[str, Features]:
+        return {"frames": reservoir(_features(tokenizer, drawn, run), options.frames, options.seed)}
+
+    sample = stage(run.path / "sample.npz", {"audio": audio_digest(drawn)}, heard)["frames"]
+    centres = fit_centres(iter([sample]), options.unit_count, options.frames, options.seed)
     return tokenizer.with_centres(name, torch.from_numpy(centres))
 
 
-def _features(
-    tokenizer: Refittable, utterances: Sequence[Utterance], options: RefittingOptions, run: RunFolder
-) -> Iterator[Features]:
-    order = np.random.default_rng(options.seed).permutation(len(utterances))[: options.clips].tolist()
-    for done, place in enumerate(order, start=1):
-        u = utterances[place]
+def _features(tokenizer: Refittable, utterances: Sequence[Utterance], run: RunFolder) -> Iterator[Features]:
+    for done, u in enumerate(utterances, start=1):
         if u.audio is None:
             continue
         waveform, _ = read_waveform(u.audio, tokenizer.sample_rate, u.start_seconds, u.end_seconds)
@@ -85,7 +84,7 @@ def _features(
         except AudioError:
             continue  # shorter than a frame
         yield features.float().cpu().numpy()
-        if done % _TOLD_EVERY == 0 or done == len(order):
-            run.log({"step": done, "steps": len(order), "stage": "features"})
-    if not order:
+        if done % _TOLD_EVERY == 0 or done == len(utterances):
+            run.log({"step": done, "steps": len(utterances), "stage": "features"})
+    if not utterances:
         raise TrainingError("there is no clip to fit centres on")
