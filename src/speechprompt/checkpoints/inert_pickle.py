@@ -231,6 +231,8 @@ class InertUnpickler:
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise ValueError(f"a class named by a {type(module).__name__} and a {type(name).__name__}")
         self._push(_global(f"{module} {name}"))
 
     def _tuple_of(self, count: int) -> None:

@@ -21,6 +21,8 @@ MAX_PICKLE_BYTES = 256 * 2**20
 SKIPPED = ("last_optimizer_state", "optimizer_history")
 """Top-level parts of a fairseq checkpoint that only its own training reads; two thirds of its bytes."""
 
+MAX_DEVICES = 2**16
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {
     **{"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16},
@@ -117,6 +119,8 @@ def _legacy_places(
     """Where each storage's bytes lie: they follow in the order of `keys`, each behind its count."""
     places = {}
     for key in keys:
+        if not isinstance(key, str):
+            raise ValueError(f"the place of a storage under a {type(key).__name__}")
         file.seek(position)
         (count,) = struct.unpack("<q", file.read(8))
         length = count * storages.item_size(key)
@@ -168,8 +172,10 @@ class StorageTable:
         _, kind, key, _, count, *view = identifier
         family, _, name = kind.name.rpartition(".")
         if family.partition(".")[0] != "torch" or type(count) is not int or count < 0:
-            raise ValueError(f"a storage of {kind.name}, {count} long")
-        whole = Storage(str(key), _DTYPES[name], count)
+            raise ValueError(f"a storage of {kind.name} whose length is none")
+        if not isinstance(key, str):
+            raise ValueError(f"a storage under a {type(key).__name__}")
+        whole = Storage(key, _DTYPES[name], count)
         if self._storages.setdefault(whole.key, whole) != whole:
             raise ValueError(f"storage {key} is declared twice, differently")
         if view and view[0] is not None:
@@ -214,6 +220,12 @@ def _pending_typed(storage: Storage, offset: int, size: Any, stride: Any, *rest:
     return _pending(storage, offset, size, stride, dtype=_NAMED_DTYPES[rest[2].name])
 
 
+def _device(kind: Any, index: Any = None) -> str:
+    if not isinstance(kind, str) or not (index is None or (type(index) is int and 0 <= index < MAX_DEVICES)):
+        raise ValueError("a device that is not one")
+    return kind if index is None else f"{kind}:{index}"
+
+
 def _rebuild_subclass(function: Global, _: Any, arguments: Any, *state: Any) -> Any:
     return _CONSTRUCTORS[function.name](*arguments)
 
@@ -227,5 +239,5 @@ _CONSTRUCTORS: Constructors = {
     "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
     "torch._tensor._rebuild_from_type_v2": _rebuild_subclass,
     "torch.Size": lambda lengths=(): tuple(lengths),
-    "torch.device": lambda *parts: ":".join(map(str, parts)),
+    "torch.device": _device,
 }

@@ -19,7 +19,10 @@ class Dtype:
     """A numpy dtype while its pickle is read: a code, then a byte order as its state."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.code = code.name.removeprefix("numpy.") if isinstance(code, Global) else str(code)
+        name = code.name.removeprefix("numpy.") if isinstance(code, Global) else code
+        if not isinstance(name, str):
+            raise ValueError(f"a numpy type named by a {type(name).__name__}")
+        self.code = name
         self.big_endian = False
 
     def set_state(self, state: Any) -> None:
@@ -115,7 +118,9 @@ def _set(items: Any = ()) -> set[Any]:
 
 def _encode(text: str, encoding: str = "latin-1") -> bytes:
     """How protocol 2 spells bytes."""
-    return text.encode({"latin1": "latin-1", "latin-1": "latin-1"}[encoding])
+    if encoding not in ("latin1", "latin-1"):  # compared, since the hash of a hostile tuple may never end
+        raise ValueError("bytes spelled in another encoding than Latin-1")
+    return text.encode("latin-1")
 
 
 VALUES: dict[str, Callable[..., Any]] = {
