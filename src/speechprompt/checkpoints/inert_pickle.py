@@ -15,6 +15,11 @@ from typing import Any, BinaryIO
 MAX_OPCODES = 2_000_000
 """A published checkpoint has tens of thousands; this many still take seconds."""
 
+MAX_COPIES = 4
+"""Constructors may copy so many lengths of the stream; protocol 2's arrays are copied twice."""
+
+_COPIED_FLOOR_BYTES = 2**20
+
 Constructors = Mapping[str, Callable[..., Any]]
 
 
@@ -96,6 +101,11 @@ class BoundedStream:
         """Bytes read so far."""
         return self._position
 
+    @property
+    def left(self) -> int:
+        """Bytes that may still be read."""
+        return self._left
+
     def _taken(self, data: bytes) -> bytes:
         self._left -= len(data)
         self._position += len(data)
@@ -106,7 +116,8 @@ class InertUnpickler:
     """Follows one pickle in a stream. `load` leaves the stream just behind it.
 
     `constructors` are the caller's own functions by the dotted name in the file; `persistent` answers persistent
-    ids; `built` may replace an object once its state is known (it may read from the stream).
+    ids; `built` may replace an object once its state is known (it may read from the stream). What constructors
+    copy has a budget, since a few bytes of opcodes may hand them the same long value again and again.
     Any malformed pickle raises some Exception, never anything else: callers turn it into a CheckpointError.
     """
 
@@ -122,6 +133,7 @@ class InertUnpickler:
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self._copyable = MAX_COPIES * stream.left + _COPIED_FLOOR_BYTES
 
     def load(self) -> Any:
         """The object that the pickle describes."""
@@ -185,6 +197,12 @@ class InertUnpickler:
             raise ValueError(f"entries set in a {type(target).__name__}")
         target.update(_pairs(pairs))
 
+    def _charge(self, *values: Any) -> None:
+        """Take what a copy of some values needs from the budget; ValueError when it is used up."""
+        self._copyable -= sum(map(_copied_bytes, values))
+        if self._copyable < 0:
+            raise ValueError("values are copied again and again")
+
     def _call(self, function: Any, arguments: Any) -> None:
         self._push(self.construct(function, arguments))
 
@@ -193,13 +211,16 @@ class InertUnpickler:
         if not isinstance(function, Global | Opaque) or not isinstance(arguments, tuple):
             raise ValueError(f"a {type(function).__name__} is called")
         if isinstance(function, Opaque):  # a method, a partial
+            self._charge(function, arguments)
             return Opaque(f"{function.name}()", (function, *arguments))
         if function.name == "copyreg.__newobj__":
+            self._charge(arguments)
             return self.construct(arguments[0], arguments[1:])
         if function.name == "copyreg._reconstructor":
             known_class, _, state = arguments
             return self.construct(known_class, () if state is None else (state,))
         if function.name in self._constructors:
+            self._charge(*arguments)
             return self._constructors[function.name](*arguments)
         return Opaque(function.name, arguments)
 
@@ -210,6 +231,9 @@ class InertUnpickler:
         if isinstance(target, Opaque):
             target.state = state
         elif hasattr(target, "set_state"):
+            if not isinstance(state, tuple):
+                raise ValueError(f"a state in a {type(state).__name__}")
+            self._charge(*state)
             target.set_state(state)
         if self._built is not None:
             self._stack[-1] = self._built(target)
@@ -220,6 +244,9 @@ class InertUnpickler:
 
     def _new_with_keywords(self, _: Any) -> None:
         keywords, arguments, function = self._stack.pop(), self._stack.pop(), self._stack.pop()
+        if not isinstance(arguments, tuple):
+            raise ValueError(f"arguments in a {type(arguments).__name__}")
+        self._charge(arguments)
         self._call(function, (*arguments, *([keywords] if keywords else [])))
 
     def _object(self, _: Any) -> None:
@@ -233,6 +260,7 @@ class InertUnpickler:
         name, module = self._stack.pop(), self._stack.pop()
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError(f"a class named by a {type(module).__name__} and a {type(name).__name__}")
+        self._charge(module, name)
         self._push(_global(f"{module} {name}"))
 
     def _tuple_of(self, count: int) -> None:
@@ -256,6 +284,15 @@ class InertUnpickler:
 def _global(text: str) -> Global:
     module, _, name = text.partition(" ")
     return Global(f"{_MODULES.get(module, module)}.{name}")
+
+
+def _copied_bytes(value: Any) -> int:
+    """About what a copy of a value that constructors copy takes: of its own, without what it refers to."""
+    if isinstance(value, str | bytes | bytearray):
+        return len(value)
+    if isinstance(value, Global | Opaque):
+        return len(value.name)
+    return 8 * len(value) if isinstance(value, list | tuple | dict | set | frozenset) else 0
 
 
 def _key(value: Any) -> Any:

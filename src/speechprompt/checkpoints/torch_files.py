@@ -227,17 +227,26 @@ def _device(kind: Any, index: Any = None) -> str:
 
 
 def _rebuild_subclass(function: Global, _: Any, arguments: Any, *state: Any) -> Any:
-    return _CONSTRUCTORS[function.name](*arguments)
+    return _TENSORS[function.name](*arguments)
 
 
-_CONSTRUCTORS: Constructors = {
-    **VALUES,
+def _size(lengths: Any = ()) -> tuple[Any, ...]:
+    if not isinstance(lengths, list | tuple):
+        raise ValueError(f"a size in a {type(lengths).__name__}")
+    return tuple(lengths)
+
+
+_TENSORS: Constructors = {
     "torch._utils._rebuild_tensor": _pending,
     "torch._utils._rebuild_tensor_v2": _pending,
     "torch._utils._rebuild_tensor_v3": _pending_typed,
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
     "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+}
+_CONSTRUCTORS: Constructors = {
+    **VALUES,
+    **_TENSORS,
     "torch._tensor._rebuild_from_type_v2": _rebuild_subclass,
-    "torch.Size": lambda lengths=(): tuple(lengths),
+    "torch.Size": _size,
     "torch.device": _device,
 }

@@ -9,8 +9,11 @@ from torch import Tensor
 
 from speechprompt.checkpoints.inert_pickle import Opaque
 from speechprompt.checkpoints.values import Dtype, PendingArray
+from speechprompt.errors import CheckpointError
 
 MAX_DEPTH = 150
+MAX_NAME_CHARACTERS = 64 * 2**20
+"""Names of all tensors together; one long key on every path would make far more of a small file."""
 
 
 class Finisher:
@@ -34,9 +37,9 @@ class Finisher:
 
     def _finish(self, thing: Any, depth: int) -> Any:
         if isinstance(thing, dict):
-            return self._finish_dict(thing, thing, depth)
+            return self._finish_dict(thing, depth)
         if isinstance(thing, list):
-            return self._finish_list(thing, thing, depth)
+            return self._finish_list(thing, depth)
         if isinstance(thing, tuple):
             return tuple(self.finish(item, depth) for item in thing)
         if isinstance(thing, Opaque):
@@ -47,16 +50,16 @@ class Finisher:
             return thing.code
         return self._make(thing)
 
-    def _finish_dict(self, source: dict[Any, Any], target: dict[Any, Any], depth: int) -> dict[Any, Any]:
-        self._done[id(source)] = (source, target)
-        for key, value in list(source.items()):
-            target[key] = self.finish(value, depth)
-        return target
+    def _finish_dict(self, thing: dict[Any, Any], depth: int) -> dict[Any, Any]:
+        self._done[id(thing)] = (thing, thing)
+        for key, value in thing.items():
+            thing[key] = self.finish(value, depth)
+        return thing
 
-    def _finish_list(self, source: list[Any], target: list[Any], depth: int) -> list[Any]:
-        self._done[id(source)] = (source, target)
-        target[:] = [self.finish(item, depth) for item in source]
-        return target
+    def _finish_list(self, thing: list[Any], depth: int) -> list[Any]:
+        self._done[id(thing)] = (thing, thing)
+        thing[:] = [self.finish(item, depth) for item in thing]
+        return thing
 
     def _finish_opaque(self, thing: Opaque, depth: int) -> Any:
         if thing.name.startswith("omegaconf."):
@@ -72,28 +75,39 @@ class Finisher:
 
     def _finish_container(self, thing: Opaque, depth: int) -> Any:
         content = thing["_content"]
-        plain: Any = {} if isinstance(content, dict) else []
-        self._done[id(thing)] = (thing, plain)
-        if isinstance(content, dict):
-            return self._finish_dict(content, plain, depth)
-        return self._finish_list(content, plain, depth) if isinstance(content, list) else content
+        if not isinstance(content, dict | list):
+            return content
+        self._done[id(thing)] = (thing, content)
+        return self.finish(content, depth)
 
 
 def tensors_of(tree: object) -> dict[str, Tensor]:
-    """Every tensor below dicts and lists, named by its path with dots; what is shared is named once."""
+    """Every tensor below dicts and lists, named by its path with dots; what is shared is named once.
+
+    CheckpointError when the names are longer than any model's.
+    """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
+    named = 0
 
-    def walk(thing: object, path: str) -> None:
+    def walk(thing: Tensor | Mapping[Any, Any] | list[Any] | tuple[Any, ...], path: str) -> None:
+        nonlocal named
+        named += len(path)
+        if named > MAX_NAME_CHARACTERS:
+            raise CheckpointError(
+                "tensors are named by more than any model has; the file is damaged: fetch it again"
+            )
         if isinstance(thing, Tensor):
             found[path] = thing
-        elif isinstance(thing, Mapping | list | tuple) and id(thing) not in seen:
+        elif id(thing) not in seen:
             seen.add(id(thing))
             entries = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
             for key, value in entries:
-                walk(value, f"{path}.{key}" if path else str(key))
+                if isinstance(value, Tensor | Mapping | list | tuple):
+                    walk(value, f"{path}.{key}" if path else str(key))
 
-    walk(tree, "")
+    if isinstance(tree, Tensor | Mapping | list | tuple):
+        walk(tree, "")
     return found
 
 

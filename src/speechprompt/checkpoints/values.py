@@ -97,11 +97,11 @@ def _scalar(dtype: Dtype, content: Any = b"") -> Any:
 
 
 def _from_buffer(content: Any, dtype: Dtype, shape: Any, order: str) -> NDArray[Any]:
-    return array_of(content, dtype, shape, order)
+    return array_of(_bytes(content), dtype, shape, order)
 
 
 def _dict(pairs: Any = ()) -> dict[Any, Any]:
-    return keyed(pairs.items() if isinstance(pairs, dict) else pairs)
+    return keyed(pairs.items() if isinstance(pairs, dict) else _items(pairs))
 
 
 def _default_dict(factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
@@ -113,7 +113,14 @@ def _list(items: Any = (), *_: Any) -> list[Any]:
 
 
 def _set(items: Any = ()) -> set[Any]:
-    return set(keyed((item, None) for item in items))
+    return set(keyed((item, None) for item in _items(items)))
+
+
+def _items(items: Any) -> Any:
+    """What pickles list a collection's items in; ValueError for an array, whose length needs no content."""
+    if not isinstance(items, list | tuple | set | frozenset):
+        raise ValueError(f"{type(items).__name__} where items belong")
+    return items
 
 
 def _encode(text: str, encoding: str = "latin-1") -> bytes:
@@ -142,7 +149,10 @@ VALUES: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _scalar,
     "numpy.core.numeric._frombuffer": _from_buffer,
 }
-"""Constructors by the name in the file; each makes plain values and calls nothing it was given."""
+"""Constructors by the name in the file; each makes plain values and calls nothing it was given.
+
+What one makes takes no more than a small multiple of its arguments: `InertUnpickler` counts those.
+"""
 
 _NAMED = {
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
