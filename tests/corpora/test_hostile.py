@@ -7,9 +7,12 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import corpus_trees as trees
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -283,6 +286,45 @@ def test_a_pickle_of_python_2_is_read(tmp_path) -> None:
     pickled = b"\x80\x02](" + array(1, 300) + array(0, 200) + b"\x86e."
     (tmp_path / "split_indices.p").write_bytes(pickled)
     assert read_fold_indices(tmp_path / "split_indices.p") == [([1, 300], [0, 200])]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_folds_of_every_pickle_protocol(tmp_path, protocol) -> None:
+    folds = [(np.arange(3, 7), np.arange(3)), [[0, 300], [1]]]
+    (tmp_path / "split_indices.p").write_bytes(pickle.dumps(folds, protocol))
+    assert read_fold_indices(tmp_path / "split_indices.p") == [([3, 4, 5, 6], [0, 1, 2]), ([0, 300], [1])]
+
+
+@pytest.mark.parametrize(
+    "fold", [([1.5], [0]), (np.ones(2), np.ones(2)), ([1], []), ([-1], [0]), ("ab", "c"), (None, 1)]
+)
+def test_folds_without_row_numbers_are_refused(tmp_path, fold) -> None:
+    (tmp_path / "split_indices.p").write_bytes(pickle.dumps([fold], protocol=2))
+    with refused(CorpusError, "split_indices.p", "fetch it again"):
+        read_fold_indices(tmp_path / "split_indices.p")
+
+
+@pytest.mark.parametrize("content", [b"", b"]", b"<html>", b"\x80\x02]q\x00h\x00a.", b"\x80\x02K\x01."])
+def test_a_file_that_holds_no_folds_is_refused(tmp_path, content) -> None:
+    (tmp_path / "split_indices.p").write_bytes(content)
+    with refused(CorpusError, "split_indices.p", "fetch it again"):
+        read_fold_indices(tmp_path / "split_indices.p")
+
+
+def test_a_far_memo_index_in_the_pickle_of_folds_costs_nothing(tmp_path) -> None:
+    """CPython's own unpickler makes a table as long as the index: 610 MB."""
+    (tmp_path / "split_indices.p").write_bytes(b"\x80\x02]r" + struct.pack("<I", 40_000_000) + b".")
+    program = f"""if True:
+        import resource
+        from pathlib import Path
+        from speechprompt.checkpoints import read_checkpoint
+        from speechprompt.corpora.mustard import read_fold_indices
+        limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 200 * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        print(read_fold_indices(Path({str(tmp_path / "split_indices.p")!r})))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 @settings(max_examples=60, deadline=None)

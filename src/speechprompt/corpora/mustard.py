@@ -6,10 +6,7 @@ Layout: `sarcasm_data.json` (also in `data/`), the authors' `split_indices.p`, a
 
 from __future__ import annotations
 
-import pickle
-from array import array
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from speechprompt.corpora.protocol import CorpusDescription, Row
 from speechprompt.corpora.source import Source
 from speechprompt.corpora.splitting import SPLITS, marked, numpy_permutation
 from speechprompt.corpora.tables import read_records
-from speechprompt.errors import CorpusError
+from speechprompt.errors import CheckpointError, CorpusError
 
 INDICES = "split_indices.p"
 
@@ -93,36 +90,21 @@ def _published_test(source: Source, count: int) -> list[int] | None:
     return indices[0][1]
 
 
-class _Stand:
-    """Stands for the numpy array and type of the split file; keeps the state that it is given."""
-
-    def __init__(self, *_: object) -> None:
-        self.values: list[int] = []
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state and isinstance(state[-1], str | bytes):
-            self.values = array("q", _latin_1(state[-1])).tolist()
-
-
-def _latin_1(raw: str | bytes, _: str = "") -> bytes:
-    return raw if isinstance(raw, bytes) else raw.encode("latin-1")
-
-
-class _NumbersOnly(pickle.Unpickler):
-    """Unpickles lists of integer arrays and nothing else: no name in the file is ever imported."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
-            return _Stand
-        if (module, name) == ("_codecs", "encode"):
-            return _latin_1
-        raise pickle.UnpicklingError(f"{module}.{name} is not an integer array")
-
-
 def read_fold_indices(path: Path) -> list[tuple[list[int], list[int]]]:
     """The (train, test) row numbers of each fold in the authors' pickle, read without running it."""
+    from speechprompt.checkpoints import reading  # the other corpora need no torch
+    from speechprompt.checkpoints.kmeans_files import read_joblib
+
     try:
-        folds = _NumbersOnly(BytesIO(path.read_bytes()), encoding="latin-1").load()
-        return [(train.values, test.values) for train, test in folds]
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise CorpusError(f"{path} is not the authors' {INDICES} ({error}); fetch it again") from None
+        with reading(path, f"the authors' {INDICES}"):
+            return [(_numbers(train), _numbers(test)) for train, test in read_joblib(path.read_bytes())]
+    except CheckpointError as error:
+        raise CorpusError(str(error)) from None
+
+
+def _numbers(indices: Any) -> list[int]:
+    """Row numbers in an integer array or list; ValueError for anything else."""
+    numbers = indices if isinstance(indices, list) else getattr(indices, "tolist", list)()
+    if not numbers or any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("a fold without row numbers")
+    return numbers
