@@ -214,7 +214,7 @@ def test_force_never_replaces_what_is_not_an_artifact(tmp_path: Path) -> None:
     (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
     (tmp_path / "file").write_text("x")
     for name in ("thesis", "file"):
-        with pytest.raises(ArtifactError, match="--force does not replace"):
+        with pytest.raises(ArtifactError, match="not a prompt folder, so it is not replaced; move it away"):
             artifact.save(tmp_path / name, force=True)
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
