@@ -30,6 +30,19 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist()
 
 
+def interrupted_at(call: int) -> Any:
+    """`Predictor.answer`, stopped by the user at its nth call."""
+    real, calls = Predictor.answer, []
+
+    def answer(self: Predictor, questions: Any) -> Any:
+        calls.append(len(questions))
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return real(self, questions)
+
+    return answer
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_a_folder_becomes_a_file_once(
     run: Run, toy: Path, clips: Path, pitch: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -68,16 +81,8 @@ def test_a_killed_run_goes_on_where_it_was(
     whole, out = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
     assert run(*command, whole).code == 0
     monkeypatch.setattr(bulk, "BATCH_CLIPS", 4)
-    real, calls = Predictor.answer, []
-
-    def interrupted(self: Predictor, questions: Any) -> Any:
-        calls.append(len(questions))
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(self, questions)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "answer", interrupted)
+        patch.setattr(Predictor, "answer", interrupted_at(4))
         stopped = run(*command, out)
     assert stopped.code == 130
     assert "12 answered clips are kept" in stopped.err
@@ -242,16 +247,8 @@ def test_a_stopped_run_that_starts_a_file_anew_goes_on(
     assert run(*command).code == 0
     before = out.read_bytes()
     monkeypatch.setattr(bulk, "BATCH_CLIPS", 20)
-    real, calls = Predictor.answer, []
-
-    def interrupted(self: Predictor, questions: Any) -> Any:
-        calls.append(len(questions))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(self, questions)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "answer", interrupted)
+        patch.setattr(Predictor, "answer", interrupted_at(3))
         stopped = run(*command, "--force")
     part = tmp_path / "answers.jsonl.anew.part"
     assert (stopped.code, out.read_bytes()) == (130, before)

@@ -63,8 +63,8 @@ def train_folds(
 ) -> tuple[dict[str, Any], list[Any]]:
     """Train and test every round; the result as JSON and as what is printed.
 
-    Finished rounds stay in `OUT.run`, so that the same command goes on after them. UsageError or CorpusError
-    when the corpus cannot be divided so; ArtifactError when the rounds there are of other options or data.
+    Finished rounds stay in `OUT.run`, so that the same command goes on after them. CorpusError when a round
+    cannot be trained on; ArtifactError when the rounds there are of other options or data.
     """
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.speech.splits import require_trainable, with_fold

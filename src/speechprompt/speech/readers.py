@@ -35,31 +35,32 @@ def read_corpus(
         slots = (slots,)
     if slots is not None and len(set(slots)) < len(slots):
         raise UsageError(f"the slots {', '.join(slots)} name one twice; name each once")
+    corpus = _read(source, slots, split_field, seed)
+    if split_field == "split":
+        return corpus
+    # two ways to divide one source have two rules
+    rule = f"field {split_field}"
+    return replace(corpus, split_rule=f"{rule}; {corpus.split_rule}" if corpus.split_rule else rule)
+
+
+def _read(source: str | Path, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:
     text = str(source)
     path = Path(source).expanduser()
     looks_hub = isinstance(source, str) and _HUB_ID.fullmatch(text) and path.suffix not in _FILES
     if text.startswith("hf:") or (looks_hub and not path.exists()):
         from speechprompt.speech.hub import read_hub
 
-        return _told(read_hub(text.removeprefix("hf:"), slots, split_field, seed), split_field)
+        return read_hub(text.removeprefix("hf:"), slots, split_field, seed)
     if path.is_dir():
-        return _told(_read_folder(path, slots, split_field, seed), split_field)
+        return _read_folder(path, slots, split_field, seed)
     if not path.exists():
         raise CorpusError(f"{path} does not exist; name a manifest, a folder, a table or a data set id")
     suffixes = path.suffixes[-2:]
     if suffixes[-1:] in ([".jsonl"], [".json"]) or suffixes in ([".jsonl", ".gz"], [".json", ".gz"]):
-        return _told(read_jsonl(path, slots, split_field, seed), split_field)
+        return read_jsonl(path, slots, split_field, seed)
     if path.suffix in (".csv", ".tsv", ".txt"):
-        return _told(read_tables([(path, None)], path.stem, slots, split_field, seed), split_field)
+        return read_tables([(path, None)], path.stem, slots, split_field, seed)
     raise CorpusError(f"{path} is no corpus; name a .jsonl, .jsonl.gz, .csv or .tsv file, or a folder")
-
-
-def _told(corpus: Corpus, split_field: str) -> Corpus:
-    """The corpus with a split rule that names another field than `split`, so that two ways to divide it differ."""
-    if split_field == "split":
-        return corpus
-    rule = f"field {split_field}"
-    return replace(corpus, split_rule=f"{rule}; {corpus.split_rule}" if corpus.split_rule else rule)
 
 
 def _read_folder(folder: Path, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:
