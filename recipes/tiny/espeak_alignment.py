@@ -88,3 +88,9 @@ def plain(phoneme: str) -> str:
     ('i', 'n', 'tʃ')
     """
     return phoneme.translate(_MARKS)
+
+
+def phoneme_order(espeak: Espeak, text: str, voice: str) -> list[str]:
+    """The phonemes of a text as a voice would say it, without silence; empty when it makes no sound."""
+    made = espeak.say(text, voice, 150, 50, 50)
+    return [name for name, _ in made.phonemes if name and not name.startswith("_")] if made else []

@@ -5,13 +5,15 @@
 Needs Debian's espeak-ng and the packages that `synthesis.py` names. Two thirds of the clips are played faster or
 slower than they were made, which gives throats that espeak-ng does not have. The demo corpus's valid and test
 voices never speak here. A manifest line holds `phonemes`, [[symbol, start_seconds], ...]; recorded voices
-(festival, flite), a clip in twelve, have none. Deterministic for given engine versions, seed and hours.
+(festival, flite), a clip in twelve, tell the order of theirs, [symbol, ...]. Deterministic for given engine
+versions, seed and hours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -19,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from espeak_alignment import Espeak
+from espeak_alignment import Aligned, Espeak, phoneme_order
 from make_pretraining_speech import HUMANS, LATIN, SCRIPTS, VOICES, WORDS, text
 from scipy.signal import fftconvolve
 from synthesis import RECORDED, SAMPLE_RATE, Saying, synthesise
@@ -56,13 +58,10 @@ def aligned(espeak: Espeak, rng: np.random.Generator) -> tuple[Samples, dict[str
     if made is None:
         return None
     speed = float(rng.uniform(0.82, 1.25)) if rng.random() < 0.67 else 1.0
-    samples = soxr.resample(made.samples, made.rate * speed, SAMPLE_RATE, quality="HQ")
-    loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max(initial=1e-3))
-    if len(loud) < SAMPLE_RATE // 20:
+    cut = trimmed(made, speed)
+    if cut is None:
         return None
-    start = max(0, int(loud[0]) - round(MARGIN_SECONDS * SAMPLE_RATE))
-    samples = samples[start : loud[-1] + round(MARGIN_SECONDS * SAMPLE_RATE)]
-    phonemes = [[name, round(at / speed - start / SAMPLE_RATE, 3)] for name, at in made.phonemes]
+    samples, phonemes = cut
     line = {
         "speaker": f"espeak-ng:{voice}:{speed:.2f}",
         "language": language,
@@ -70,6 +69,17 @@ def aligned(espeak: Espeak, rng: np.random.Generator) -> tuple[Samples, dict[str
         "phonemes": phonemes,
     }
     return samples, line
+
+
+def trimmed(made: Aligned, speed: float) -> tuple[Samples, list[list[object]]] | None:
+    """At 16 kHz, played at `speed` and cut to what sounds, with its phonemes' times; None when next to nothing does."""
+    samples = soxr.resample(made.samples, made.rate * speed, SAMPLE_RATE, quality="HQ")
+    loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max(initial=1e-3))
+    if len(loud) < SAMPLE_RATE // 20:
+        return None
+    start = max(0, int(loud[0]) - round(MARGIN_SECONDS * SAMPLE_RATE))
+    samples = samples[start : loud[-1] + round(MARGIN_SECONDS * SAMPLE_RATE)]
+    return samples, [[name, round(at / speed - start / SAMPLE_RATE, 3)] for name, at in made.phonemes]
 
 
 def recorded(rng: np.random.Generator) -> Saying:
@@ -99,9 +109,44 @@ def clips_of(seed: int, batch: int) -> list[tuple[Samples, dict[str, object]]]:
     sayings = [recorded(rng) for _ in range(50)]
     for saying, samples in zip(sayings, synthesise(sayings, threads=1), strict=True):
         if samples is not None:
+            order = phoneme_order(espeak, saying.text, saying.language)
             line = {"speaker": saying.speaker, "language": saying.language, "text": saying.text}
-            clips.append((samples, line))
+            clips.append((samples, {**line, "phonemes": order} if order else line))
     return clips
+
+
+def write_clips(
+    out: Path,
+    name: str,
+    clips_of: Callable[[int, int], list[tuple[Samples, dict[str, object]]]],
+    seed: int,
+    hours: float,
+) -> None:
+    """Write manifest.jsonl and clips/*.flac under `out`, worn, until `clips_of(seed, batch)` gave `hours` of speech."""
+    (out / "clips").mkdir(parents=True, exist_ok=True)
+    count, seconds = 0, 0.0
+    with (out / "manifest.jsonl").open("w", encoding="utf-8") as manifest:
+        header = {"manifest": 1, "name": name, "licence": "CC0-1.0"}
+        print(json.dumps({**header, "description": "synthetic speech with its phonemes"}), file=manifest)
+        batch = 0
+        while seconds < hours * 3600:
+            # a process a batch: libespeak-ng crashes on some texts, and takes only its batch along
+            with ProcessPoolExecutor(1) as pool:
+                try:
+                    clips = pool.submit(clips_of, seed, batch).result()
+                except BrokenProcessPool:
+                    clips = []
+            batch += 1
+            rng = np.random.default_rng((seed, batch, 1))
+            for samples, line in clips:
+                if len(samples) > 10 * SAMPLE_RATE:
+                    continue
+                audio = f"clips/{count:06d}.flac"
+                soundfile.write(out / audio, wear(samples, rng), SAMPLE_RATE)
+                row = {"id": f"{count:06d}", "audio": audio, "split": "train", "labels": {}, **line}
+                print(json.dumps(row, ensure_ascii=False), file=manifest)
+                count, seconds = count + 1, seconds + len(samples) / SAMPLE_RATE
+            print(f"{count} clips, {seconds / 3600:.2f} h", flush=True)
 
 
 def main() -> None:
@@ -113,30 +158,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=11)
     arguments = parser.parse_args()
-    (arguments.out / "clips").mkdir(parents=True, exist_ok=True)
-    count, seconds = 0, 0.0
-    with (arguments.out / "manifest.jsonl").open("w", encoding="utf-8") as manifest:
-        header = {"manifest": 1, "name": "aligned_speech", "licence": "CC0-1.0"}
-        print(json.dumps({**header, "description": "synthetic speech with phoneme times"}), file=manifest)
-        batch = 0
-        while seconds < arguments.hours * 3600:
-            # a process a batch: libespeak-ng crashes on some texts, and takes only its batch along
-            with ProcessPoolExecutor(1) as pool:
-                try:
-                    clips = pool.submit(clips_of, arguments.seed, batch).result()
-                except BrokenProcessPool:
-                    clips = []
-            batch += 1
-            rng = np.random.default_rng((arguments.seed, batch, 1))
-            for samples, line in clips:
-                if len(samples) > 10 * SAMPLE_RATE:
-                    continue
-                audio = f"clips/{count:06d}.flac"
-                soundfile.write(arguments.out / audio, wear(samples, rng), SAMPLE_RATE)
-                row = {"id": f"{count:06d}", "audio": audio, "split": "train", "labels": {}, **line}
-                print(json.dumps(row, ensure_ascii=False), file=manifest)
-                count, seconds = count + 1, seconds + len(samples) / SAMPLE_RATE
-            print(f"{count} clips, {seconds / 3600:.2f} h", flush=True)
+    write_clips(arguments.out, "aligned_speech", clips_of, arguments.seed, arguments.hours)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,13 @@ from speechprompt.pretraining.mel_tokenizer import (
     pretrain_mel_tokenizer,
     truncated,
 )
-from speechprompt.pretraining.phonemes import frame_phonemes, inventory, phoneme_times
+from speechprompt.pretraining.phonemes import (
+    frame_phonemes,
+    inventory,
+    order_ids,
+    phoneme_order,
+    phoneme_times,
+)
 from speechprompt.speech.manifest import Utterance
 from speechprompt.tokenizers.mel_encoder import MelEncoder
 from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
@@ -245,6 +251,9 @@ def test_phonemes_of_frames_are_those_at_their_middles() -> None:
     assert frame_phonemes(times, 3, {"b": 1}).tolist() == [0, 1, 1]
     assert frame_phonemes(times, 4, {"b": 1}).tolist()[-1] == -1
     assert frame_phonemes(None, 2, ids).tolist() == [-1, -1]
+    ordered = Utterance("x", "train", {}, extra={"phonemes": ["", "ts", "q", "b"]})
+    assert phoneme_times(ordered) is None
+    assert order_ids(phoneme_order(ordered) or (), {"b": 1, "t": 2}) == [2, 1]
     wrong = Utterance("x", "train", {}, extra={"phonemes": [["a", 0.5], ["b", 0.1]]})
     with pytest.raises(CorpusError, match="in order"):
         phoneme_times(wrong)
@@ -283,32 +292,41 @@ def test_what_is_heard_does_not_depend_on_the_batch(
         torch.manual_seed(0)
         model = MaskedPredictor(SIZES, 5, 3)
     options = MelTokenizerOptions(TOY, later_clusters=5, kept_layers=1)
-    one = _heard(model, speech, options)
+    orders = {1: [2, 1], 4: [1, 2, 1]}
+    one = _heard(model, speech, options, orders)
     monkeypatch.setattr("speechprompt.pretraining.mel_tokenizer._BATCH_FRAMES", 50)
-    other = _heard(model, speech, options)
+    other = _heard(model, speech, options, orders)
     for name, values in one.items():
         np.testing.assert_allclose(values, other[name], rtol=1e-3)
     assert (one["phonemes"] >= 0).any()
+    for clip, order in orders.items():
+        named = one["phonemes"][speech.offsets[clip] : speech.offsets[clip + 1]]
+        changes = named[np.concatenate([[True], named[1:] != named[:-1]])]
+        assert [i for i in changes.tolist() if i != 0] == order
 
 
 def test_later_passes_with_phonemes_and_sound_codes(utterances: list[Utterance], tmp_path: Path) -> None:
-    told = [
-        replace(u, extra={"phonemes": [["a", 0.0], ["b", 0.1]]}) if i % 2 else u
-        for i, u in enumerate(utterances)
-    ]
+    ways = ([["a", 0.0], ["b", 0.1]], ["b", "a"], None)
+    told = [replace(u, extra={"phonemes": ways[i % 3]}) for i, u in enumerate(utterances)]
     options = MelTokenizerOptions(
         TOY, clusters=6, later_passes=2, later_steps=2, later_clusters=5, phonemes=True, phoneme_count=1,
-        kept_layers=1, unit_count=7, timbre=4, prosody=3,
+        kept_layers=1, unit_count=7, smoothing=True, timbre=4, prosody=3,
     )  # fmt: skip
     made = pretrain_mel_tokenizer("toy", told, tmp_path / "run", options)
     assert made.unit_count == 14
+    speech, ids = collect_frames(told, tmp_path / "run" / "frames", mels=20), {"a": 1, "b": 2}
     for number in (2, 3):
         stored = np.load(tmp_path / "run" / f"pass{number}.npz")
         assert stored["clusters"].max() < 5
         assert stored["phonemes"].min() >= -1
         assert stored["trust"].max() <= 0.7
+        placed = np.split(stored["phonemes"], speech.offsets[1:-1])[1]
+        assert np.flatnonzero(placed == ids["b"]).max() < np.flatnonzero(placed == ids["a"]).min()
     again = pretrain_mel_tokenizer("toy", told, tmp_path / "run", options)
     assert again.fingerprint == made.fingerprint
+    plain = pretrain_mel_tokenizer("toy", told, tmp_path / "run", replace(options, smoothing=False))
+    assert plain.fingerprint != made.fingerprint
+    assert not np.array_equal(plain._centres.numpy(), made._centres.numpy())
 
 
 def test_a_phoneme_that_nobody_trusts_teaches_nothing() -> None:

@@ -18,6 +18,7 @@ from speechprompt.tokenizers.mel_encoder import (
     MelFrames,
     frame_count,
     mel_filters,
+    smoothed,
 )
 from speechprompt.tokenizers.mel_hubert import CHUNK_FRAMES, MelHubertTokenizer
 from speechprompt.tokenizers.protocol import UnitTokenizer, Waveform
@@ -25,13 +26,15 @@ from speechprompt.tokenizers.protocol import UnitTokenizer, Waveform
 SIZES = MelEncoderConfig(mels=20, width=16, heads=2, inner=32, kernel=5, layers=2)
 
 
-def toy(seed: int = 0) -> MelHubertTokenizer:
+def toy(seed: int = 0, smoothing: bool = False) -> MelHubertTokenizer:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return MelHubertTokenizer("toy", MelEncoder(SIZES), torch.randn(12, SIZES.width))
+        encoder, centres = MelEncoder(SIZES), torch.randn(12, SIZES.width)
+        return MelHubertTokenizer("toy", encoder, centres, smoothing=smoothing)
 
 
 TOY = toy()
+SMOOTH = toy(smoothing=True)
 
 
 def sound(samples: int, seed: int = 0) -> Waveform:
@@ -52,7 +55,8 @@ def test_it_is_a_unit_tokenizer() -> None:
 @given(st.lists(st.integers(WINDOW_SAMPLES, 30_000), min_size=1, max_size=6), st.integers(0, 99))
 def test_units_of_a_clip_do_not_depend_on_its_neighbours(lengths: list[int], seed: int) -> None:
     clips = [sound(length, seed + i) for i, length in enumerate(lengths)]
-    assert TOY.encode_batch(clips) == [TOY.encode(clip) for clip in clips]
+    for tokenizer in (TOY, SMOOTH):
+        assert tokenizer.encode_batch(clips) == [tokenizer.encode(clip) for clip in clips]
 
 
 @given(st.integers(WINDOW_SAMPLES, 10_000))
@@ -125,6 +129,26 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "again/model.safetensors").read_bytes() == (
         tmp_path / "model.safetensors"
     ).read_bytes()
+
+
+def test_a_smoothing_tokenizer_reads_means_of_three_frames(tmp_path: Path) -> None:
+    clip = sound(20_000)
+    [plain], [smooth] = TOY.features([clip]), SMOOTH.features([clip])
+    padded = torch.cat([plain[:1], plain, plain[-1:]])
+    torch.testing.assert_close(smooth, (padded[:-2] + padded[1:-1] + padded[2:]) / 3)
+    lone = torch.randn(2, 4, 3)
+    torch.testing.assert_close(smoothed(lone, torch.tensor([1, 4]))[0, 0], lone[0, 0])
+    assert len(SMOOTH.encode(clip)) < len(TOY.encode(clip))
+    assert SMOOTH.fingerprint != TOY.fingerprint
+    SMOOTH.save(tmp_path)
+    loaded = MelHubertTokenizer.load(tmp_path)
+    assert loaded.fingerprint == SMOOTH.fingerprint
+    assert loaded.encode(clip) == SMOOTH.encode(clip)
+    assert loaded.with_centres("other", torch.randn(3, 16)).features([clip])[0].equal(smooth)
+    config = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**config, "smoothing": "much"}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="neither true nor false"):
+        MelHubertTokenizer.load(tmp_path)
 
 
 def test_other_weights_or_another_name_have_another_fingerprint() -> None:

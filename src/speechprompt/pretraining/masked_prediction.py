@@ -95,11 +95,11 @@ def pretrain_encoder(
     folder: str | Path,
     options: MaskedPredictionOptions,
     *,
-    start: MelEncoder | None = None,
+    start: MaskedPredictor | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> MaskedPredictor:
-    """Train an encoder and its heads, from `folder`'s state, from the encoder `start` or from scratch.
+    """Train an encoder and its heads, from `folder`'s state, from what `start` learned or from scratch.
 
     One clip in fifty is held out; the log's `accuracy` is that of its hidden frames, `phoneme_accuracy` that of its
     frames with a known phoneme when all is visible.
@@ -114,7 +114,7 @@ def pretrain_encoder(
     described |= {
         "frames": speech.digest,
         "phonemes": targets.phoneme_count,
-        "starts_from_encoder": start is not None,
+        "starts_from_another": start is not None,
     }
     described["targets"] = hashlib.sha256(
         b"".join(ids.tobytes() for part in rows for ids in part)
@@ -151,14 +151,15 @@ def pretrain_encoder(
 
 
 def _new_predictor(
-    speech: SpeechFrames, targets: Targets, options: MaskedPredictionOptions, start: MelEncoder | None
+    speech: SpeechFrames, targets: Targets, options: MaskedPredictionOptions, start: MaskedPredictor | None
 ) -> MaskedPredictor:
-    """A predictor with untrained heads that knows the mean and deviation of the speech."""
+    """A predictor that knows the mean and deviation of the speech, or all that `start` knows but its clusters."""
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = MaskedPredictor(options.encoder, targets.cluster_count, targets.phoneme_count)
     if start is not None:
-        model.encoder.load_state_dict(start.state_dict())
+        learned = {name: kept for name, kept in start.state_dict().items() if not name.startswith("head.")}
+        model.load_state_dict({**model.state_dict(), **learned})
         return model
     mean, deviation = mean_and_deviation(speech)
     model.encoder.mean.copy_(torch.from_numpy(mean))

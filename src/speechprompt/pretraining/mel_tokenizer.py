@@ -1,8 +1,8 @@
 """From speech without labels to a tokenizer: frames, MFCC clusters, masked prediction, k-means on a layer.
 
 Later passes may predict clusters of what the one before learned (HuBERT's second iteration). Synthetic clips that
-tell their phonemes guide all; later passes also learn the phonemes that the one before heard elsewhere, each frame
-counted by how sure it was.
+tell their phonemes' times guide all; later passes also learn where the one before places the phonemes of clips that
+tell their order, and those that it heard elsewhere, each frame counted by how sure it was.
 Every stage leaves its result in the run's folder, with what it was made from, and is not done twice.
 """
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from speechprompt.errors import UsageError
 from speechprompt.lms.decoder_units import weights_fingerprint
+from speechprompt.pretraining.alignment import align
 from speechprompt.pretraining.batches import bucketed
 from speechprompt.pretraining.crops import Targets
 from speechprompt.pretraining.frames import SpeechFrames, collect_frames, mfcc, without_speakers
@@ -28,13 +29,21 @@ from speechprompt.pretraining.masked_prediction import (
     MaskedPredictor,
     pretrain_encoder,
 )
-from speechprompt.pretraining.phonemes import UNKNOWN, frame_phonemes, inventory, phoneme_times
+from speechprompt.pretraining.phonemes import (
+    SILENCE,
+    UNKNOWN,
+    frame_phonemes,
+    inventory,
+    order_ids,
+    phoneme_order,
+    phoneme_times,
+)
 from speechprompt.pretraining.run_folder import Progress
 from speechprompt.pretraining.sound_books import fit_sound_codes
 from speechprompt.pretraining.stages import stage
 from speechprompt.speech.manifest import Utterance
 from speechprompt.tokenizers.kmeans import KMeans
-from speechprompt.tokenizers.mel_encoder import MelEncoder, frame_mask, unit_features
+from speechprompt.tokenizers.mel_encoder import MelEncoder, frame_mask, smoothed, unit_features
 from speechprompt.tokenizers.mel_hubert import MelHubertTokenizer
 
 _BATCH_FRAMES, _GPU_BATCH_FRAMES = 6400, 100_000
@@ -44,14 +53,17 @@ _TRUST = (
     0.84  # what it then counts, times its probability and at most _MOST, beside 1 for one that a clip tells
 )
 _MOST = 0.7
+_PLACED = 0.5  # what a phoneme counts where its clip tells the order and the pass before the place
+
+Orders = dict[int, list[int]]  # the phonemes of the clips that tell their order only, by the clip's place
 
 
 @dataclass(frozen=True, slots=True)
 class MelTokenizerOptions:
     """`clusters` of MFCC to predict; `later_passes` of `later_steps` each over `later_clusters` of the states of the
     pass before, at the layer that ends what is kept; `phonemes`: learn those that clips tell, symbols that occur
-    `phoneme_count` times or more; `kept_layers` of the encoder that stay; `unit_count` centres on the last;
-    `timbre` and `prosody` codes beside them."""
+    `phoneme_count` times or more; `kept_layers` of the encoder that stay; `unit_count` centres on the last, with
+    `smoothing` on means of three frames; `timbre` and `prosody` codes beside them."""
 
     prediction: MaskedPredictionOptions = field(default_factory=MaskedPredictionOptions)
     clusters: int = 100
@@ -63,6 +75,7 @@ class MelTokenizerOptions:
     phoneme_count: int = 250
     kept_layers: int = 3
     unit_count: int = 500
+    smoothing: bool = False
     timbre: int = 0
     prosody: int = 0
     seed: int = 0
@@ -92,21 +105,21 @@ def pretrain_mel_tokenizer(
     folder = Path(folder)
     speech = collect_frames(utterances, folder / "frames", options.prediction.encoder.mels, progress)
     heard = [utterances[i] for i in speech.kept.tolist()]
-    targets = _first_targets(speech, heard, folder / "clusters.npz", options)
+    targets, orders = _first_targets(speech, heard, folder / "clusters.npz", options)
     model = pretrain_encoder(
         speech, targets, folder / "encoder", options.prediction, device=device, progress=progress
     )
     again = replace(options.prediction, steps=options.later_steps, learning_rate=options.later_learning_rate)
     told = targets
     for number in range(2, options.later_passes + 2):
-        targets = _later_targets(model, speech, told, folder / f"pass{number}.npz", options)
-        start, place = model.encoder, folder / f"pass{number}"
-        model = pretrain_encoder(speech, targets, place, again, start=start, device=device, progress=progress)
+        targets = _later_targets(model, speech, told, orders, folder / f"pass{number}.npz", options)
+        place = folder / f"pass{number}"
+        model = pretrain_encoder(speech, targets, place, again, start=model, device=device, progress=progress)
     encoder = truncated(model.encoder, options.kept_layers)
     centres = _unit_centres(encoder, speech, folder / "centres.npz", options)
     mels = options.prediction.encoder.mels
     sound = fit_sound_codes(heard, options.timbre, options.prosody, mels=mels) if options.timbre else None
-    return MelHubertTokenizer(name, encoder.cpu(), centres, sound)
+    return MelHubertTokenizer(name, encoder.cpu(), centres, sound, options.smoothing)
 
 
 def truncated(encoder: MelEncoder, layers: int) -> MelEncoder:
@@ -119,14 +132,15 @@ def truncated(encoder: MelEncoder, layers: int) -> MelEncoder:
 
 @torch.no_grad()
 def hidden_frames(
-    encoder: MelEncoder, speech: SpeechFrames, clips: Sequence[int]
+    encoder: MelEncoder, speech: SpeechFrames, clips: Sequence[int], smoothing: bool = False
 ) -> Iterator[NDArray[np.float32]]:
     """What k-means reads of each clip, (T,D), in batches of like length, not in the order of `clips`.
 
     Worked out where the encoder lies.
     """
     for rows, frames, real in _padded(speech, clips, encoder.mean.device):
-        states = unit_features(encoder(frames, real)).cpu()
+        states = unit_features(encoder(frames, real))
+        states = (smoothed(states, real.sum(1)) if smoothing else states).cpu()
         yield from (state[:count].numpy() for state, (_, count) in zip(states, rows, strict=True))
 
 
@@ -147,23 +161,30 @@ def _padded(
 
 def _first_targets(
     speech: SpeechFrames, heard: Sequence[Utterance], path: Path, options: MelTokenizerOptions
-) -> Targets:
-    """Clusters of MFCC, and the phonemes that clips tell of themselves."""
+) -> tuple[Targets, Orders]:
+    """Clusters of MFCC, the phonemes whose times clips tell, and the orders that others tell."""
     speakers = [u.speaker or u.id for u in heard]
     clusters = _mfcc_clusters(speech, speakers, path, options)
     times = [phoneme_times(u) for u in heard] if options.phonemes else []
     ids = inventory(times, options.phoneme_count)
     if not ids:
-        return Targets(clusters, options.clusters)
+        return Targets(clusters, options.clusters), {}
     lengths = np.diff(speech.offsets).tolist()
     phonemes = [frame_phonemes(row, count, ids) for row, count in zip(times, lengths, strict=True)]
-    return Targets(clusters, options.clusters, phonemes, len(ids) + 1)
+    told = ((i, order_ids(phoneme_order(u) or (), ids)) for i, u in enumerate(heard))
+    orders = {i: order for i, order in told if order}
+    return Targets(clusters, options.clusters, phonemes, len(ids) + 1), orders
 
 
 def _later_targets(
-    model: MaskedPredictor, speech: SpeechFrames, told: Targets, path: Path, options: MelTokenizerOptions
+    model: MaskedPredictor,
+    speech: SpeechFrames,
+    told: Targets,
+    orders: Orders,
+    path: Path,
+    options: MelTokenizerOptions,
 ) -> Targets:
-    """Clusters of the pass before, and the phonemes that it heard in clips that do not tell theirs (`told`)."""
+    """Clusters of the pass before, and the phonemes that it heard in clips that do not tell when (`told`)."""
     stored = stage(
         path,
         {
@@ -172,8 +193,9 @@ def _later_targets(
             "seed": options.seed,
             "model": _weights_of(model),
             "frames": speech.digest,
+            "orders": sorted(orders.items()),
         },
-        lambda: _heard(model, speech, options),
+        lambda: _heard(model, speech, options, orders),
     )
     clusters_of, heard_as, trusted = (
         np.split(stored[name], speech.offsets[1:-1]) for name in ("clusters", "phonemes", "trust")
@@ -190,9 +212,12 @@ def _later_targets(
 
 @torch.no_grad()
 def _heard(
-    model: MaskedPredictor, speech: SpeechFrames, options: MelTokenizerOptions
+    model: MaskedPredictor, speech: SpeechFrames, options: MelTokenizerOptions, orders: Orders
 ) -> dict[str, NDArray[Any]]:
-    """Of every frame: its cluster at the last kept layer, the likeliest phoneme or UNKNOWN, and what that counts."""
+    """Of every frame: its cluster at the last kept layer, its phoneme or UNKNOWN, and what that counts.
+
+    The phoneme is the one that a clip's order places there, else the likeliest.
+    """
     drawn = _drawn(len(speech), _UNIT_CLIPS, options.seed + 2)
     kept = truncated(model.encoder, options.kept_layers)
     centres = fit_centres(hidden_frames(kept, speech, drawn), options.later_clusters, 150_000, options.seed)
@@ -202,15 +227,33 @@ def _heard(
     for rows, frames, real in _padded(speech, range(len(speech)), model.encoder.mean.device):
         layers = model.encoder.states(model.encoder.project(model.encoder.normalise(frames)), real)
         near = _nearest(unit_features(layers[options.kept_layers - 1]), [count for _, count in rows], centres)
-        named = model.phoneme_head(layers[-1]).softmax(-1).max(-1) if model.phoneme_head else None
-        sure, best = (part.cpu().numpy() for part in named) if named is not None else (None, None)
-        for i, (clip, count) in enumerate(rows):
+        for (clip, count), ids in zip(rows, near, strict=True):
+            clusters[speech.offsets[clip] : speech.offsets[clip] + count] = ids
+        if model.phoneme_head is None:
+            continue
+        guesses = model.phoneme_head(layers[-1]).log_softmax(-1)
+        for (clip, count), (ids, counted) in zip(rows, _named(guesses, rows, orders), strict=True):
             here = slice(speech.offsets[clip], speech.offsets[clip] + count)
-            clusters[here] = near[i]
-            if sure is not None and best is not None:
-                phonemes[here] = np.where(sure[i, :count] >= _HEARD, best[i, :count], UNKNOWN)
-                trust[here] = np.minimum(_MOST, _TRUST * sure[i, :count])
+            phonemes[here], trust[here] = ids, counted
     return {"clusters": clusters, "phonemes": phonemes, "trust": trust}
+
+
+def _named(
+    guesses: torch.Tensor, rows: Sequence[tuple[int, int]], orders: Orders
+) -> list[tuple[NDArray[np.integer], NDArray[np.floating]]]:
+    """The phoneme of each of a clip's frames and what it counts, from log-probabilities (B,T,P) of padded `rows`."""
+    sure, best = (part.cpu().numpy() for part in guesses.exp().max(-1))
+    named = []
+    for i, (_, count) in enumerate(rows):
+        heard = np.where(sure[i, :count] >= _HEARD, best[i, :count], UNKNOWN)
+        named.append((heard, np.minimum(_MOST, _TRUST * sure[i, :count])))
+    telling = [i for i, (clip, _) in enumerate(rows) if clip in orders]
+    parts = [guesses[i, : rows[i][1]] for i in telling]
+    paths, fits = align(parts, [orders[rows[i][0]] for i in telling], SILENCE)
+    for i, path, fit in zip(telling, paths, fits, strict=True):
+        if np.isfinite(fit):
+            named[i] = (path, np.full(len(path), _PLACED, np.float16))
+    return named
 
 
 def _nearest(features: torch.Tensor, counts: Sequence[int], centres: Features) -> list[NDArray[np.integer]]:
@@ -244,11 +287,11 @@ def _unit_centres(
 ) -> torch.Tensor:
     def centres() -> dict[str, NDArray[Any]]:
         clips = _drawn(len(speech), _UNIT_CLIPS, options.seed + 1)
-        frames = hidden_frames(encoder, speech, clips)
+        frames = hidden_frames(encoder, speech, clips, options.smoothing)
         return {"centres": fit_centres(frames, options.unit_count, 150_000, options.seed)}
 
     made_from = {"unit_count": options.unit_count, "seed": options.seed, "model": _weights_of(encoder)}
-    made_from["frames"] = speech.digest
+    made_from |= {"smoothing": options.smoothing, "frames": speech.digest}
     return torch.from_numpy(stage(path, made_from, centres)["centres"])
 
 

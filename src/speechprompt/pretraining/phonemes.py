@@ -1,6 +1,7 @@
-"""Which phoneme each frame of a clip belongs to, where a manifest tells.
+"""Which phonemes a clip has, where a manifest tells: with their times, or in their order only.
 
-A row's `phonemes` are [[symbol, start_seconds], ...] in order; "" is silence. Synthetic speech knows them exactly.
+A row's `phonemes` are [[symbol, start_seconds], ...] in order, "" for silence, as synthetic speech knows them; or
+[symbol, ...], what was said without when.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ Times = Sequence[tuple[str, float]]
 
 
 def phoneme_times(utterance: Utterance) -> Times | None:
-    """A row's phonemes and when they start, None where it has none. CorpusError when they are not pairs in order."""
+    """A row's phonemes and when they start, None where it does not tell when.
+
+    Errors: CorpusError when they are neither symbols nor pairs in order.
+    """
     pairs = utterance.extra.get("phonemes")
-    if pairs is None:
+    if pairs is None or phoneme_order(utterance) is not None:
         return None
     try:
         times = [(str(symbol), float(seconds)) for symbol, seconds in pairs]
@@ -34,6 +38,14 @@ def phoneme_times(utterance: Utterance) -> Times | None:
     if not times or any(a > b for (_, a), (_, b) in pairwise(times)):
         raise CorpusError(f"{utterance.id}: `phonemes` are not [symbol, start_seconds] pairs in order")
     return times
+
+
+def phoneme_order(utterance: Utterance) -> Sequence[str] | None:
+    """A row's phonemes where it tells their order only, else None."""
+    symbols = utterance.extra.get("phonemes")
+    if isinstance(symbols, list) and symbols and all(isinstance(symbol, str) for symbol in symbols):
+        return symbols
+    return None
 
 
 def inventory(rows: Iterable[Times | None], fewest: int = 250) -> dict[str, int]:
@@ -55,6 +67,12 @@ def frame_phonemes(times: Times | None, frames: int, ids: dict[str, int]) -> NDA
     middles = np.arange(frames) / FRAME_RATE + _MIDDLE_SECONDS
     found: NDArray[np.int16] = named[np.searchsorted(starts, middles, side="right")]
     return found
+
+
+def order_ids(order: Sequence[str], ids: dict[str, int]) -> list[int]:
+    """The ids of an order's symbols, without silence and without symbols that have none."""
+    named = (_id(symbol, ids) for symbol in order)
+    return [i for i in named if i not in (SILENCE, UNKNOWN)]
 
 
 def _id(symbol: str, ids: dict[str, int]) -> int:

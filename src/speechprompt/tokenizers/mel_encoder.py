@@ -177,3 +177,16 @@ class MelEncoder(nn.Module):
 def unit_features(state: Tensor) -> Tensor:
     """What k-means reads of a layer's output (..., D): each frame with zero mean and unit deviation, fp32."""
     return functional.layer_norm(state.float(), state.shape[-1:])
+
+
+def smoothed(states: Tensor, counts: Tensor) -> Tensor:
+    """The mean of each frame and its two neighbours; at a clip's ends a frame stands in for the missing one.
+
+    (B,T,D) of clips with `counts` (B,) frames; what lies behind a clip's end does not matter and comes back as
+    anything.
+    """
+    before = torch.cat([states[:, :1], states[:, :-1]], 1)
+    after = torch.cat([states[:, 1:], states[:, -1:]], 1)
+    ends = torch.arange(states.shape[1], device=states.device) == counts[:, None] - 1
+    after = torch.where(ends[..., None], states, after)
+    return (before + states + after) / 3

@@ -32,6 +32,7 @@ from speechprompt.tokenizers.mel_encoder import (
     MelFrames,
     frame_count,
     frame_mask,
+    smoothed,
     unit_features,
 )
 from speechprompt.tokenizers.protocol import Waveform
@@ -49,6 +50,7 @@ _BATCH_FRAMES = 2000  # padding included; what of a batch stays in the cache
 class MelHubertTokenizer:
     """Waveform -> units at 50 Hz: the nearest centre to the encoder's last layer, runs merged.
 
+    With `smoothing`, to the mean of a frame and its two neighbours there, which leaves fewer units.
     Weights are rounded to half precision, as they are stored, and computed in fp32. A clip over 30 s is cut
     into pieces of 30 s that do not hear each other; it has as many frames as if it had not been cut. With `sound`
     codes, the units after the content's stand for timbre and prosody, and each takes one frame's place.
@@ -58,10 +60,16 @@ class MelHubertTokenizer:
     frame_rate = FRAME_RATE
 
     def __init__(
-        self, name: str, encoder: MelEncoder, centres: Tensor, sound: SoundCodes | None = None
+        self,
+        name: str,
+        encoder: MelEncoder,
+        centres: Tensor,
+        sound: SoundCodes | None = None,
+        smoothing: bool = False,
     ) -> None:
         """`centres` (content units, D) live in the space of `unit_features`."""
         self.name = name
+        self._smoothing = smoothing
         self.unit_count = len(centres) + (sound.count if sound else 0)
         self._sound = sound and SoundCodes(*(getattr(sound, part).detach().float() for part in _SOUND))
         self._encoder = encoder.float().requires_grad_(False)
@@ -96,7 +104,8 @@ class MelHubertTokenizer:
         return self._hidden(frames, counts), counts
 
     def _hidden(self, frames: Tensor, counts: Tensor) -> Tensor:
-        return unit_features(self._encoder(frames, frame_mask(counts, frames.shape[1])))
+        states = unit_features(self._encoder(frames, frame_mask(counts, frames.shape[1])))
+        return smoothed(states, counts) if self._smoothing else states
 
     def _padded(self, waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
         """Clips side by side (B,S), zero after their ends, and their lengths (B,)."""
@@ -117,7 +126,8 @@ class MelHubertTokenizer:
 
     def with_centres(self, name: str, centres: Tensor) -> MelHubertTokenizer:
         """The same encoder with other centres (K,D), under another name."""
-        return MelHubertTokenizer(name, self._encoder, centres.to(self._centres.device))
+        centres = centres.to(self._centres.device)
+        return MelHubertTokenizer(name, self._encoder, centres, smoothing=self._smoothing)
 
     def content(self) -> MelHubertTokenizer:
         """The content units alone, under the name `NAME-content`; the same tokenizer where it has no sound codes."""
@@ -159,7 +169,10 @@ class MelHubertTokenizer:
             if config.get("sound"):
                 sound = SoundCodes(*(tensors.pop(f"sound.{part}").float() for part in _SOUND))
             encoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-            return cls(config["name"], encoder, centres, sound).to(device)
+            smoothing = config.get("smoothing", False)
+            if not isinstance(smoothing, bool):
+                raise TypeError("smoothing is neither true nor false")
+            return cls(config["name"], encoder, centres, sound, smoothing).to(device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder}: tokenizer.json and model.safetensors do not fit each other ({_first_line(error)})"
@@ -192,6 +205,7 @@ class MelHubertTokenizer:
             "frame_rate": FRAME_RATE,
             "unit_count": self.unit_count,
             "encoder": asdict(self._encoder.config),
+            **({"smoothing": True} if self._smoothing else {}),
             **({"sound": {"timbre": len(self._sound.timbre)}} if self._sound else {}),
         }
 
