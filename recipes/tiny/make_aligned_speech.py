@@ -27,6 +27,8 @@ from scipy.signal import fftconvolve
 from synthesis import RECORDED, SAMPLE_RATE, Saying, synthesise
 
 Samples = np.ndarray
+Batches = Callable[[int, int], list[tuple[Samples, dict[str, object]]]]
+"""Whoever makes a batch of clips with their lines, by seed and number."""
 EXTRA_VOICES = (
     "klatt",
     "klatt2",
@@ -115,13 +117,7 @@ def clips_of(seed: int, batch: int) -> list[tuple[Samples, dict[str, object]]]:
     return clips
 
 
-def write_clips(
-    out: Path,
-    name: str,
-    clips_of: Callable[[int, int], list[tuple[Samples, dict[str, object]]]],
-    seed: int,
-    hours: float,
-) -> None:
+def write_clips(out: Path, name: str, clips_of: Batches, seed: int, hours: float) -> None:
     """Write manifest.jsonl and clips/*.flac under `out`, worn, until `clips_of(seed, batch)` gave `hours` of speech."""
     (out / "clips").mkdir(parents=True, exist_ok=True)
     count, seconds = 0, 0.0
@@ -149,17 +145,17 @@ def write_clips(
             print(f"{count} clips, {seconds / 3600:.2f} h", flush=True)
 
 
-def main() -> None:
-    """Write manifest.jsonl and clips/*.flac under --out until there are --hours of speech."""
+def command(description: str | None, name: str, clips_of: Batches, hours: float, seed: int) -> None:
+    """Read --out, --hours and --seed, whose defaults are given, and write the clips."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--hours", type=float, default=8.0)
-    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--hours", type=float, default=hours)
+    parser.add_argument("--seed", type=int, default=seed)
     arguments = parser.parse_args()
-    write_clips(arguments.out, "aligned_speech", clips_of, arguments.seed, arguments.hours)
+    write_clips(arguments.out, name, clips_of, arguments.seed, arguments.hours)
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, "aligned_speech", clips_of, hours=8.0, seed=11)

@@ -10,7 +10,6 @@ given engine versions, Python version, seed and hours.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import sysconfig
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 from espeak_alignment import Espeak, phoneme_order
-from make_aligned_speech import EXTRA_VOICES, Samples, trimmed, write_clips
+from make_aligned_speech import EXTRA_VOICES, Samples, command, trimmed
 from make_pretraining_speech import HUMANS, VOICES
 from synthesis import RECORDED, SAMPLE_RATE, Saying, synthesise
 
@@ -105,17 +104,5 @@ def clips_of(seed: int, batch: int) -> list[tuple[Samples, dict[str, object]]]:
     return clips
 
 
-def main() -> None:
-    """Write manifest.jsonl and clips/*.flac under --out until there are --hours of speech."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--hours", type=float, default=4.5)
-    parser.add_argument("--seed", type=int, default=13)
-    arguments = parser.parse_args()
-    write_clips(arguments.out, "english_speech", clips_of, arguments.seed, arguments.hours)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, "english_speech", clips_of, hours=4.5, seed=13)
