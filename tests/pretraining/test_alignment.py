@@ -61,5 +61,13 @@ def test_a_clip_too_short_for_its_phonemes_fits_nowhere() -> None:
     assert np.isfinite(good)
 
 
+def test_an_order_that_cannot_fit_costs_nothing() -> None:
+    guesses = _guesses(3, 5, 0)
+    [path, other], [fit, own] = align([guesses, guesses], [[1] * 10_000_000, [2]], 0)
+    assert (path.tolist(), fit) == ([0, 0, 0], -np.inf)
+    assert other.tolist() == align([guesses], [[2]], 0)[0][0].tolist()
+    assert np.isfinite(own)
+
+
 def test_nothing_to_place() -> None:
     assert align([], [], 0) == ([], [])

@@ -242,6 +242,32 @@ def test_phonemes_guide_the_encoder(utterances: list[Utterance], tmp_path: Path)
     assert "phoneme_accuracy" in last
 
 
+def test_a_pass_starts_from_all_that_another_learned_but_its_clusters(
+    utterances: list[Utterance], tmp_path: Path
+) -> None:
+    speech = collect_frames(utterances, tmp_path / "frames", mels=20)
+    rows = [np.arange(length) % 3 for length in np.diff(speech.offsets).tolist()]
+    first = pretrain_encoder(speech, Targets(rows, 3, rows, 3), tmp_path / "first", TOY)
+    still = replace(TOY, steps=1, learning_rate=0.0)
+    second = pretrain_encoder(speech, Targets(rows, 4, rows, 3), tmp_path / "second", still, start=first)
+    kept = dict(first.state_dict())
+    for name, values in second.state_dict().items():
+        if name.startswith("head."):
+            assert values.shape[0] == 4
+        else:
+            assert values.equal(kept[name]), name
+
+
+def test_an_order_without_times_to_learn_it_from_is_refused(
+    utterances: list[Utterance], tmp_path: Path
+) -> None:
+    told = [replace(u, extra={"phonemes": ["a", "b"]}) for u in utterances]
+    options = MelTokenizerOptions(TOY, clusters=6, phonemes=True, kept_layers=1)
+    with pytest.raises(UsageError, match="none tells when they begin"):
+        pretrain_mel_tokenizer("toy", told, tmp_path / "run", options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_phonemes_of_frames_are_those_at_their_middles() -> None:
     times = [("b", 0.03), ("ts", 0.06), ("", 0.1)]
     ids = inventory([times, [("t", 0.0)], None], fewest=1)
@@ -255,8 +281,10 @@ def test_phonemes_of_frames_are_those_at_their_middles() -> None:
     assert phoneme_times(ordered) is None
     assert order_ids(phoneme_order(ordered) or (), {"b": 1, "t": 2}) == [2, 1]
     wrong = Utterance("x", "train", {}, extra={"phonemes": [["a", 0.5], ["b", 0.1]]})
-    with pytest.raises(CorpusError, match="in order"):
-        phoneme_times(wrong)
+    mixed = Utterance("x", "train", {}, extra={"phonemes": ["a", ["b", 0.1]]})
+    for row in (wrong, mixed):
+        with pytest.raises(CorpusError, match=r"neither symbols nor .* pairs in order"):
+            phoneme_times(row)
 
 
 def test_a_shorter_encoder_is_the_beginning_of_the_longer() -> None:
@@ -303,6 +331,7 @@ def test_what_is_heard_does_not_depend_on_the_batch(
         named = one["phonemes"][speech.offsets[clip] : speech.offsets[clip + 1]]
         changes = named[np.concatenate([[True], named[1:] != named[:-1]])]
         assert [i for i in changes.tolist() if i != 0] == order
+        assert (one["trust"][speech.offsets[clip] : speech.offsets[clip + 1]] == 0.5).all()
 
 
 def test_later_passes_with_phonemes_and_sound_codes(utterances: list[Utterance], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,15 +111,7 @@ def pretrain_encoder(
     rows = [part for part in (targets.clusters, targets.phonemes, targets.trust) if part is not None]
     if len(speech) < 2 or any([len(ids) for ids in part] != lengths for part in rows):
         raise TrainingError("masked prediction needs two clips or more, and one cluster id a frame")
-    described = {**asdict(options), "clusters": targets.cluster_count, "clips": len(speech)}
-    described |= {
-        "frames": speech.digest,
-        "phonemes": targets.phoneme_count,
-        "starts_from_another": start is not None,
-    }
-    described["targets"] = hashlib.sha256(
-        b"".join(ids.tobytes() for part in rows for ids in part)
-    ).hexdigest()
+    described = _described(speech, targets, rows, options, start is not None)
     run = RunFolder(folder, described, progress)
     model = _new_predictor(speech, targets, options, start).to(device)
     held_out = list(range(0, len(speech), max(2, min(50, len(speech) // 2))))
@@ -148,6 +141,26 @@ def pretrain_encoder(
     optimise(model, loss_at, evaluate, schedule, run, options.seed, options.bf16)
     model.train(False)
     return model
+
+
+def _described(
+    speech: SpeechFrames,
+    targets: Targets,
+    rows: Sequence[Sequence[np.ndarray]],
+    options: MaskedPredictionOptions,
+    starts_from_another: bool,
+) -> dict[str, Any]:
+    """What a run's folder is known by: options, frames and a hash of the targets' `rows`."""
+    hashed = hashlib.sha256(b"".join(ids.tobytes() for part in rows for ids in part))
+    return {
+        **asdict(options),
+        "clusters": targets.cluster_count,
+        "clips": len(speech),
+        "frames": speech.digest,
+        "phonemes": targets.phoneme_count,
+        "starts_from_another": starts_from_another,
+        "targets": hashed.hexdigest(),
+    }
 
 
 def _new_predictor(

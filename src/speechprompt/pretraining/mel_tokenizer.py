@@ -92,16 +92,12 @@ def pretrain_mel_tokenizer(
 ) -> MelHubertTokenizer:
     """Train a tokenizer on the audio of utterances, resuming from what `folder` already holds.
 
-    Errors: UsageError when more layers are kept than trained, or when there is one code book of sound without the
-    other; TrainingError as the stages raise it. Side
-    effects: `folder` gets frames/, clusters.npz, encoder/, pass2.npz, pass2/ and so on, and centres.npz.
+    Errors: UsageError when more layers are kept than trained, when there is one code book of sound without the
+    other, or when clips tell the order of phonemes and none tells times; CorpusError for phonemes that are none;
+    TrainingError as the stages raise it. Side effects: `folder` gets frames/, clusters.npz, encoder/, pass2.npz,
+    pass2/ and so on, and centres.npz.
     """
-    if not 1 <= options.kept_layers <= options.prediction.encoder.layers:
-        raise UsageError(
-            f"{options.kept_layers} of {options.prediction.encoder.layers} layers cannot be kept"
-        )
-    if bool(options.timbre) != bool(options.prosody):
-        raise UsageError("codes of timbre and of prosody come together; give both a number, or neither")
+    _check(utterances, options)
     folder = Path(folder)
     speech = collect_frames(utterances, folder / "frames", options.prediction.encoder.mels, progress)
     heard = [utterances[i] for i in speech.kept.tolist()]
@@ -120,6 +116,23 @@ def pretrain_mel_tokenizer(
     mels = options.prediction.encoder.mels
     sound = fit_sound_codes(heard, options.timbre, options.prosody, mels=mels) if options.timbre else None
     return MelHubertTokenizer(name, encoder.cpu(), centres, sound, options.smoothing)
+
+
+def _check(utterances: Sequence[Utterance], options: MelTokenizerOptions) -> None:
+    """Errors of `pretrain_mel_tokenizer` that need no work to be seen, and CorpusError for phonemes that are none."""
+    if not 1 <= options.kept_layers <= options.prediction.encoder.layers:
+        raise UsageError(
+            f"{options.kept_layers} of {options.prediction.encoder.layers} layers cannot be kept"
+        )
+    if bool(options.timbre) != bool(options.prosody):
+        raise UsageError("codes of timbre and of prosody come together; give both a number, or neither")
+    if not options.phonemes or inventory(map(phoneme_times, utterances), options.phoneme_count):
+        return
+    if any(phoneme_order(u) for u in utterances):
+        raise UsageError(
+            "rows tell the order of their phonemes and none tells when they begin, from which a first pass could "
+            f"learn them; add such rows (a symbol counts from {options.phoneme_count} times on), or leave out phonemes"
+        )
 
 
 def truncated(encoder: MelEncoder, layers: int) -> MelEncoder:

@@ -36,7 +36,9 @@ def phoneme_times(utterance: Utterance) -> Times | None:
     except (TypeError, ValueError):
         times = []
     if not times or any(a > b for (_, a), (_, b) in pairwise(times)):
-        raise CorpusError(f"{utterance.id}: `phonemes` are not [symbol, start_seconds] pairs in order")
+        raise CorpusError(
+            f"{utterance.id}: `phonemes` are neither symbols nor [symbol, start_seconds] pairs in order"
+        )
     return times
 
 
