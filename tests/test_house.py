@@ -16,7 +16,7 @@ import speechprompt
 PACKAGE = Path(speechprompt.__file__).parent
 FLOORS = (
     ("errors",),
-    ("metrics", "downloads", "checkpoints", "packed_linear"),
+    ("metrics", "downloads", "checkpoints", "packed_linear", "replacing"),
     ("speech",),
     ("corpora", "tokenizers", "lms"),
     ("spoken_lm", "spoken_lm_folder"),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from speechprompt import spoken_lm as room
 from speechprompt.errors import CheckpointError, SpeechPromptError, UnknownName, UsageError
 from speechprompt.spoken_lm import SpokenLM, known_names, load_tokenizer
+from speechprompt.spoken_lm_folder import write_folder
 from speechprompt.testing import ToyTokenizer, toy_lm
 
 ABOUT: dict[str, Any] = {
@@ -39,6 +40,28 @@ def test_a_folder_is_a_spoken_lm(tmp_path: Path) -> None:
     assert spoken.lm is spoken.lm
     half = SpokenLM.load(tmp_path, dtype="bfloat16")
     assert (half.lm.dtype, half.lm.fingerprint) == (torch.bfloat16, spoken.lm.fingerprint)
+
+
+def test_a_replaced_folder_stays_until_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = write_folder(tmp_path / "lm", toy_lm().model, "old", "toy")
+    (tmp_path / "link").symlink_to(target, target_is_directory=True)
+    real = Path.replace
+
+    def fails(self: Path, to: Path) -> Path:
+        if Path(to) == target:
+            raise OSError(13, "Permission denied")
+        return real(self, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fails)
+        with pytest.raises(OSError, match="Permission denied"):
+            write_folder(target, toy_lm(seed=1).model, "new", "toy", force=True)
+    assert SpokenLM.load(target).name == "old@1"
+    write_folder(tmp_path / "link", toy_lm(seed=1).model, "new", "toy", force=True)
+    assert (SpokenLM.load(target).name, SpokenLM.load(tmp_path / "link").name) == ("old@1", "new@1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "lm"]
 
 
 def test_parts_have_one_fingerprint() -> None:

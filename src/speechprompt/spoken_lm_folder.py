@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechprompt.errors import CheckpointError, OutputExists
+from speechprompt.replacing import replace_folder
 from speechprompt.spoken_lm import DESCRIPTION
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def write_folder(
 ) -> Path:
     """Write a unit LM and the name of its tokenizer, whole or not at all. Errors as `check_folder_output`.
 
+    With `force`, what was there stays until all is written.
+
     `tokenizer_folder` is copied in, so that the spoken LM needs nothing else; `texts` are further files by name.
     With `tokenizer_fingerprint`, a tokenizer that its name finds later but that has another one is refused.
     """
@@ -70,9 +73,7 @@ def write_folder(
             (scratch / file).write_text(text, encoding="utf-8")
         (scratch / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         scratch.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.replace(folder)
+        replace_folder(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder

@@ -226,8 +226,38 @@ def test_half_a_clip_in_the_journal_is_answered_again(tmp_path: Path) -> None:
     rows += [{"id": "b", "task": "x", "prompt": "1"}]
     part = tmp_path / "a.jsonl.part"
     part.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "b", "ta')
-    assert PredictionFile.open(out, digests, "float32").done == {"a"}
+    with PredictionFile.open(out, digests, "float32") as file:
+        assert set(file.done) == {"a"}
     assert [json.loads(line)["id"] for line in part.read_text().splitlines()] == ["a", "a"]
+
+
+def test_another_file_under_an_answered_id_is_not_taken_for_it(
+    run: Run, toy: Path, clips: Path, pitch: Path, tmp_path: Path
+) -> None:
+    """Relative ids of two folders are the same; the answers of one are not the other's."""
+    for folder, name in (("a", "low"), ("b", "high")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(clips / name / f"{name}_0.wav", tmp_path / folder / "0001.wav")
+        (tmp_path / folder / "metadata.csv").write_text("file_name\n0001.wav\n")
+    rest = ("--prompt", pitch, "--lm", toy, "--out", tmp_path / "a.jsonl", "--quiet", "--json")
+    assert run("predict", tmp_path / "a", *rest).document["answered"] == 1
+    before = (tmp_path / "a.jsonl").read_bytes()
+    ran = run("predict", tmp_path / "b", *rest)
+    assert ran.code == 1
+    assert "under the id '0001.wav'" in ran.error
+    assert run("predict", tmp_path / "a", *rest).document["known"] == 1
+    assert (tmp_path / "a.jsonl").read_bytes() == before
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    out, digests = tmp_path / "a.jsonl", {"x": "1"}
+    with PredictionFile.open(out, digests, "float32"):
+        for force in (False, True):
+            with pytest.raises(CorpusError, match="another run is writing"):
+                PredictionFile.open(out, digests, "float32", force)
+    with PredictionFile.open(out, digests, "float32") as file:
+        file.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_rows_of_fewer_prompts_are_not_thrown_away(tmp_path: Path) -> None:

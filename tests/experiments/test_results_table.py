@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from cli.material import write_tone
-from speechprompt.errors import UnknownName, UsageError, WorkError
+from speechprompt.errors import CorpusError, UnknownName, UsageError, WorkError
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.mfcc_units import mfcc_features, mfcc_units
 from speechprompt.experiments.results_table import Line, Study, _kept, make_table
 from speechprompt.experiments.table_cells import FeatureCache, Measure
 from speechprompt.experiments.table_rounds import drawn_groups, find_source, read_row, rounds_of
-from speechprompt.experiments.table_rows import TableRow, read_declaration
+from speechprompt.experiments.table_rows import Declaration, TableRow, read_declaration
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import Interval
 from speechprompt.speech.manifest import Corpus, Utterance, write_manifest
@@ -290,6 +290,7 @@ def test_what_is_not_there_says_so(study: Study, tmp_path: Path) -> None:
         ("ensemble = 2", "ensemble = 0", UsageError, "ensemble"),
         ("widths = [8]", "width = [8]", UnknownName, "did you mean widths"),
         ("seeds = 2", "seeds = two", UsageError, "not TOML"),
+        ('slots = ["word"]', 'slots = ["word"]\nwithout = {length = ["a"]}', UsageError, "none of its slots"),
     ],
 )
 def test_a_wrong_declaration_is_refused_before_any_work(
@@ -299,6 +300,26 @@ def test_a_wrong_declaration_is_refused_before_any_work(
     with pytest.raises(error, match=match):
         table_of(another(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_no_rows_are_refused() -> None:
+    declared = Declaration(row=(TableRow(name="a", title="a", source="a", slots=("word",)),))
+    assert [row.name for row in declared.chosen(["a"])] == ["a"]
+    with pytest.raises(UsageError, match="no rows named; there are a"):
+        declared.chosen([])
+
+
+def test_an_archive_that_cannot_be_unpacked_is_its_row_s_failure(tmp_path: Path) -> None:
+    row = TableRow(name="t", title="t", source="tones.tar", slots=("pitch",))
+    (tmp_path / "tones.tar").write_bytes(b"not an archive" * 100)
+    with pytest.raises(CorpusError, match=r"tones\.tar cannot be unpacked"):
+        find_source(row, tmp_path, tmp_path / "unpacked")
+    (tmp_path / "other").mkdir()
+    with tarfile.open(tmp_path / "tones.tar", "w") as archive:
+        archive.add(tmp_path / "other", "other")
+    with pytest.raises(CorpusError, match="to a folder tones"):
+        find_source(row, tmp_path, tmp_path / "unpacked")
+    assert not list((tmp_path / "unpacked").iterdir())
 
 
 def test_few_shots_cut_validation_too_and_are_nested() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -20,6 +23,8 @@ from transformers import (
     OPTForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    XGLMConfig,
+    XGLMForCausalLM,
 )
 
 from speechprompt.errors import CheckpointError, UnitsError, UsageError
@@ -32,6 +37,7 @@ from speechprompt.prompting.bank import Bank
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.train import train
 from speechprompt.prompting.training import train_step
+from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
 from speechprompt.testing import UNIT_COUNT, ToyTokenizer
 from toys import CORPUS, entry_of, run_of, scores, scores_alone, some_units, with_garbage
@@ -90,6 +96,40 @@ def test_is_a_unit_lm_and_without_a_prompt_is_the_model(name: str) -> None:
             assert torch.equal(ours, expected)
         bare = lm.model(input_ids=ids).logits[:, 1:]
         assert torch.allclose(logits_of(lm, lm.unit_states(collate(units))), bare, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: GemmaForCausalLM(GemmaConfig(**SIZES, **MORE, **SPECIALS, head_dim=4)),
+        lambda: XGLMForCausalLM(
+            XGLMConfig(
+                vocab_size=30,
+                d_model=16,
+                num_layers=2,
+                attention_heads=4,
+                ffn_dim=24,
+                max_position_embeddings=64,
+            )
+        ),
+    ],
+    ids=["gemma", "xglm"],
+)
+def test_embeddings_that_are_scaled_inside_are_scaled(model: Any) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lm = HuggingFaceUnitLM(model(), range(5, 15), start_id=1, separator_id=2, max_units=40)
+    units = some_units([6])[0]
+    units = Units(units.ids % 10)
+    ids = torch.cat([torch.tensor([1]), lm.lm_ids(torch.from_numpy(units.ids))])[None]
+    with torch.no_grad():
+        expected = lm.model.base_model(input_ids=ids).last_hidden_state[:, 1:]
+        torch.testing.assert_close(lm.unit_states(collate([units])), expected, atol=1e-6, rtol=0)
+        separator = lm.embedding(torch.tensor([2]))
+        ids = torch.cat([ids, torch.tensor([[2]])], 1)
+        expected = lm.model.base_model(input_ids=ids).last_hidden_state[:, -1:]
+        ours = lm.forward(collate([units]), None, separator)
+        torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
 
 
 def test_the_start_may_share_the_separator_s_id() -> None:

@@ -22,7 +22,7 @@ from speechprompt.prompting.verbalizers import (
 )
 from speechprompt.speech.manifest import Utterance
 from speechprompt.testing import UNIT_COUNT, toy_lm
-from toys import some_units
+from toys import TASK, TRAIN, some_units
 
 LM = toy_lm()
 COUNTS = st.lists(st.integers(2, UNIT_COUNT), min_size=1, max_size=3)
@@ -121,6 +121,7 @@ def test_the_paper_s_numbers() -> None:
         ("default", {"learning_rate": float("nan")}, UsageError, "'learning_rate'"),
         ("default", {"verbalizer_learning_rate": 0.0}, UsageError, "'verbalizer_learning_rate'"),
         ("default", {"recipe": "mine"}, UsageError, "'recipe'"),
+        ("default", {"loss": "published"}, UsageError, "--recipe paper"),
     ],
 )
 def test_wrong_options_are_refused(
@@ -129,6 +130,14 @@ def test_wrong_options_are_refused(
     with pytest.raises(error, match=match) as found:
         TrainingOptions.of_recipe(recipe, changes)
     assert "\n" not in str(found.value)
+
+
+def test_slots_that_are_taught_in_turn_are_not_read_at_once() -> None:
+    together = TrainingOptions.of_recipe("paper", {"decoding": "parallel", "prompt_length": 1})
+    with pytest.raises(UsageError, match="--decoding autoregressive"):
+        new_entry(TASK, toy_lm(), together, TRAIN.units, TRAIN.targets)
+    alone = Task("word", {"word": TASK.slots["word"]})
+    new_entry(alone, toy_lm(), together, TRAIN.units, TRAIN.targets[:, :1])
 
 
 @settings(max_examples=60)

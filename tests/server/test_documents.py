@@ -62,8 +62,17 @@ def test_a_failure_of_our_own_is_a_problem_without_its_details(
 def test_pages_of_other_sites_may_not_ask(client: TestClient) -> None:
     for headers in ({"origin": "https://elsewhere.example"}, {"sec-fetch-site": "cross-site"}):
         assert client.post("/v1/classify", files={"file": clip_bytes()}, headers=headers).status_code == 403
-    own = {"origin": "http://testserver", "sec-fetch-site": "same-origin"}
-    assert client.post("/v1/classify", files={"file": clip_bytes()}, headers=own).status_code == 200
+    said = client.post("/v1/classify", files={"file": clip_bytes()}, headers={"origin": "https://b.example"})
+    assert "for 'testserver' and comes from 'https://b.example'" in said.json()["detail"]
+    for own in (
+        {"origin": "http://testserver"},
+        {"origin": "http://testserver", "sec-fetch-site": "same-origin"},
+        {
+            "origin": "https://speech.example",
+            "sec-fetch-site": "same-origin",
+        },  # behind a proxy that hides Host
+    ):
+        assert client.post("/v1/classify", files={"file": clip_bytes()}, headers=own).status_code == 200
 
 
 def through(client: TestClient) -> Client:
@@ -93,6 +102,29 @@ def test_the_client_says_when_to_come_back() -> None:
     with pytest.raises(Overloaded) as refused:
         ours.tasks()
     assert refused.value.retry_after_seconds == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "error", "match"),
+    [
+        (503, b"", Overloaded, "503"),
+        (502, b"<html>Bad Gateway</html>", WorkError, "502 Bad Gateway"),
+        (431, b"[]", WorkError, "431"),
+        (None, b"", WorkError, "http://x gave no answer"),
+    ],
+)
+def test_the_client_s_errors_are_ours(
+    status: int | None, content: bytes, error: type[Exception], match: str
+) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if status is None:
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(status, content=content)
+
+    ours = Client()
+    ours._http = httpx2.Client(transport=httpx2.MockTransport(answer), base_url="http://x")
+    with pytest.raises(error, match=match):
+        ours.tasks()
 
 
 def test_the_client_needs_no_torch() -> None:

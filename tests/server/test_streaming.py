@@ -78,6 +78,31 @@ def test_other_rates_are_resampled(client: TestClient) -> None:
     assert sum(event["event"] == "speech" for event in found) == 2
 
 
+def test_long_speech_in_long_messages_is_asked_about_whole(client: TestClient) -> None:
+    samples = pcm((5.0, 26.0, 29.0), (0.001, 0.2, 0.001))
+    address = f"/v1/stream?task=word&sample_rate={RATE}&window_seconds=1&hop_seconds=30"
+    [speech] = [e for e in events(client, address, samples, 30 * RATE) if e["event"] == "speech"]
+    first, last = (round(speech[f"{edge}_seconds"] * RATE) for edge in ("start", "end"))
+    assert last - first > 25 * RATE
+    files = {"file": ("span.pcm", samples[first:last].tobytes())}
+    asked = client.post("/v1/classify", files=files, data={"task": "word", "sample_rate": RATE}).json()
+    assert speech["predictions"][0]["score"] == pytest.approx(asked["predictions"][0]["score"], abs=1e-5)
+
+
+def test_one_message_cannot_be_hours_of_sound(folder: Path) -> None:
+    app = create_app(SPOKEN, ServerSettings(artifacts=folder, watch_seconds=0, stream_seconds=5.0))
+    with TestClient(app) as client:
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect("/v1/stream?task=word&sample_rate=100") as socket,
+        ):
+            socket.receive_text()
+        with client.websocket_connect("/v1/stream?task=word&sample_rate=4000") as socket:
+            socket.send_bytes(bytes(2 * 4000 * 6))
+            assert json.loads(socket.receive_text())["event"] == "ready"
+            assert "over 5 s" in json.loads(socket.receive_text())["detail"]
+
+
 @pytest.mark.parametrize(
     ("address", "send", "says"),
     [

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -260,3 +262,24 @@ def test_an_artifact_of_another_model_is_not_kept(app: FastAPI, tmp_path: Path) 
         with pytest.raises(Exception, match="another"):
             keeper(app.state.service)(folder, "foreign", True)
         assert client.get("/v1/tasks/foreign").status_code == 404
+
+
+def test_a_teacher_loads_the_served_folder_and_not_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lm = SimpleNamespace(device=torch.device("cuda", 1))
+    plan = plan_of(SimpleNamespace(spoken_lm=SimpleNamespace(folder=Path("tiny"), name="tiny@1", lm=lm)))
+    assert (plan["spoken_lm"], plan["device"]) == (str(tmp_path / "tiny"), "cuda:1")
+
+
+def test_a_lesson_that_cannot_be_written_leaves_nothing(
+    quick: TestClient, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        quick.app.state.lessons.begin("word", [LabelledClip("yes", "a.wav", b"clip")])
+    assert not list(scratch.iterdir())

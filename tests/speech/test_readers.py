@@ -323,3 +323,28 @@ def test_another_field_of_splits_is_in_the_rule(tmp_path: Path) -> None:
     source = table(tmp_path, "\n".join(["path,label,split,subset", *rows]) + "\n")
     assert Corpus.read(source).split_rule is None
     assert Corpus.read(source, split_field="subset").split_rule == "field subset"
+
+
+def test_a_field_of_splits_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    rows = [f"{i}.wav,{'ab'[i % 2]},{split}" for i, split in enumerate(("train", "valid", "test") * 4)]
+    source = table(tmp_path, "\n".join(["path,label,part", *rows]) + "\n")
+    with pytest.raises(UnknownName, match=r"or part\?"):
+        Corpus.read(source, split_field="prat")
+    lines = [{"audio_filepath": f"{i}.wav", "label": "ab"[i % 2], "part": "train"} for i in range(4)]
+    nemo = table(tmp_path, "\n".join(map(json.dumps, lines)), "nemo.jsonl")
+    assert Corpus.read(nemo, split_field="part").splits()["train"] > 0
+    with pytest.raises(UnknownName, match="split field 'prat'"):
+        Corpus.read(nemo, split_field="prat")
+    folders = tmp_path / "folders"
+    clips(folders, *(f"{word}/{i}.wav" for word in "ab" for i in "1234"))
+    with pytest.raises(UnknownName, match="split field 'part'"):
+        Corpus.read(folders, split_field="part")
+
+
+def test_an_empty_speaker_is_none(tmp_path: Path) -> None:
+    lines = [
+        {"audio_filepath": f"{i}.wav", "label": "ab"[i % 2], "speaker": ("", " ", "s")[i % 3]}
+        for i in range(6)
+    ]
+    nemo = table(tmp_path, "\n".join(map(json.dumps, lines)), "nemo.jsonl")
+    assert {u.speaker for u in Corpus.read(nemo).utterances} == {None, "s"}

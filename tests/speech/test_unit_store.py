@@ -91,6 +91,24 @@ def test_a_damaged_shard_is_dropped_with_a_notice(damage: str, tmp_path: Path) -
     assert not shard.exists()
 
 
+@pytest.mark.parametrize("error", [OSError("too many open files"), MemoryError()])
+def test_a_shard_that_cannot_be_read_now_stays(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    UnitStore(tmp_path, "a", "fp32").put_many(some(5))
+    store = UnitStore(tmp_path, "a", "fp32")
+
+    def fail(self: Path) -> bytes:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        assert store.get_many(some(5)) == store.get_many(some(5)) == {}
+    assert len(store.notices) == 1
+    assert "cannot be read now" in store.notices[0]
+    assert UnitStore(tmp_path, "a", "fp32").get_many(some(5)) == some(5)
+
+
 def test_a_shard_that_another_process_removed_is_a_miss(tmp_path: Path) -> None:
     store = UnitStore(tmp_path, "a", "fp32")
     store.put_many(some(5))

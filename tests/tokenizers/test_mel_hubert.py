@@ -151,6 +151,13 @@ def test_a_smoothing_tokenizer_reads_means_of_three_frames(tmp_path: Path) -> No
         MelHubertTokenizer.load(tmp_path)
 
 
+def test_other_centres_lie_where_the_encoder_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MelHubertTokenizer, "_hash", lambda self: "")  # nothing on meta can be hashed
+    moved = toy().to("meta").with_centres("other", torch.zeros(3, SIZES.width))
+    parts = [*moved._encoder.state_dict().values(), *moved._frames.buffers(), moved._centres]
+    assert {part.device.type for part in parts} == {"meta"}
+
+
 def test_other_weights_or_another_name_have_another_fingerprint() -> None:
     assert toy(1).fingerprint != TOY.fingerprint == toy(0).fingerprint
 

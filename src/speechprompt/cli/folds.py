@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from speechprompt.cli.materials import few
 from speechprompt.cli.terminal import Terminal, interval, percent, table
 from speechprompt.cli.training_run import RunFolder, train_resumably
 from speechprompt.errors import ArtifactError, OutputExists
+from speechprompt.replacing import replace_folder
 
 if TYPE_CHECKING:
     from speechprompt.evaluation.evaluate import Evaluation
@@ -86,9 +86,8 @@ def train_folds(
     pooled = _pooled(evaluations)
     document = _document(out, evaluations, pooled)
     (work / NUMBERS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    if force and out.exists():
-        shutil.rmtree(out)
-    work.replace(out)
+    check_folds_output(out, force)
+    replace_folder(work, out)
     (out / DESCRIPTION).unlink()
     return document, _parts(out, evaluations, pooled)
 

@@ -92,7 +92,7 @@ def published_files(name: str) -> list[PublishedFile]:
     from speechprompt import downloads
     from speechprompt.spoken_lm import PUBLISHED, published
 
-    model = published(name)
+    model = published(name.partition("@")[0])
     if model is None:
         raise UnknownName("published spoken LM", name, PUBLISHED)
     return [downloads.PUBLISHED[part] for part in model.files]

@@ -82,9 +82,9 @@ def predict(
         _show(terminal, _told(terminal, answered, len(listed)), top_k, windows)
         return
     digests = {prompt.name: content_hash(folder) for prompt, folder in zip(asked, prompts, strict=True)}
-    file = PredictionFile.open(out, digests, str(spoken_lm.lm.dtype).removeprefix("torch."), force)
-    left = [one for one in listed if one.id not in file.done]
-    _write(terminal, file, _told(terminal, answer_all(predictor, left, asked), len(left)), listed)
+    with PredictionFile.open(out, digests, str(spoken_lm.lm.dtype).removeprefix("torch."), force) as file:
+        left = file.left(listed)
+        _write(terminal, file, _told(terminal, answer_all(predictor, left, asked), len(left)), listed)
 
 
 def _told(terminal: Terminal, answered: Iterator[Answered], total: int) -> Iterator[Answered]:
@@ -152,8 +152,6 @@ def _write(
         raise KeyboardInterrupt(
             f"interrupted; {fresh} answered clips are kept, and the same command goes on from {file.part}"
         ) from None
-    finally:
-        file.close()
     file.finish()
     known = sum(one.id in file.done for one in listed)
     document = {"out": str(file.out), "answered": fresh, "known": known, "failed": failed}

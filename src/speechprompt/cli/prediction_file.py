@@ -11,13 +11,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Self
+
+from filelock import FileLock, Timeout
 
 from speechprompt.cli.answer_formats import READERS, WRITERS, Row, line_of
 from speechprompt.errors import CorpusError, UsageError
 
 if TYPE_CHECKING:
-    from speechprompt.prompting.bulk import Answered
+    from speechprompt.prompting.bulk import Answered, Listed
 
 UNRECORDED = "float32"
 """What answers without a `dtype` were computed in: files from before it was kept, when no other was the default."""
@@ -25,14 +27,18 @@ UNRECORDED = "float32"
 
 @dataclass
 class PredictionFile:
-    """The answers of some prompts (`digests`: their hashes by task) in `out`, which the LM computes in `dtype`."""
+    """The answers of some prompts (`digests`: their hashes by task) in `out`, which the LM computes in `dtype`.
+
+    `done` names the clips that are answered, with their sources. One run at a time holds a file.
+    """
 
     out: Path
     digests: Mapping[str, str]
     dtype: str
     force: bool = False
-    done: set[str] = field(default_factory=set)
+    done: dict[str, str] = field(default_factory=dict)
     _file: IO[str] | None = None
+    _lock: FileLock | None = None
 
     @property
     def part(self) -> Path:
@@ -43,33 +49,54 @@ class PredictionFile:
     def open(cls, out: Path, digests: Mapping[str, str], dtype: str, force: bool = False) -> PredictionFile:
         """Find what is answered already; failed clips are not. Starts `OUT.part`, without what was cut off in it.
 
-        UsageError for a kind of file that is not written here. CorpusError when the file holds something else,
-        answers of other prompts, or answers in another precision, unless `force` starts it anew: then only what a
-        stopped run with `force` answered of the same is kept.
+        No other run can open the file until it is closed. UsageError for a kind of file that is not written here.
+        CorpusError while another run has it open, or when it holds something else, answers of other prompts, or
+        answers in another precision, unless `force` starts it anew: then only what a stopped run with `force`
+        answered of the same is kept.
         """
         if out.suffix not in READERS:
             raise UsageError(f"{out} is written by its ending; take one of {', '.join(READERS)}")
         found = cls(out, digests, dtype, force)
-        journal = [row for row in found._journal() if "error" not in row]
-        if force:
-            journal = [row for row in journal if found._misfit(row) is None]
-        old = [] if force else list(_old_rows(out))
-        for row in [*journal, *old]:
-            if (problem := found._misfit(row)) is not None:
-                raise CorpusError(problem)
-        whole = found._whole(journal)
-        kept = [row for row in journal if row["id"] in whole]
-        found.done = whole | found._whole(old)
-        cut = {journal[-1]["id"]} if journal else set()
-        if not force and {row["id"] for row in [*journal, *old]} - found.done - cut:
-            raise CorpusError(
-                f"{out} lacks answers of some of these prompts; choose another --out, or pass --force to start it anew"
-            )
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = found.part.with_name(found.part.name + ".tmp")
-        temporary.write_text("".join(line_of(row) for row in kept), encoding="utf-8")
-        temporary.replace(found.part)
+        found._hold()
+        try:
+            found._begin()
+        except BaseException:
+            found.close()
+            raise
         return found
+
+    def _hold(self) -> None:
+        lock = FileLock(self.out.with_name(f".{self.out.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise CorpusError(
+                f"another run is writing {self.out}; wait for it, or choose another --out"
+            ) from None
+        self._lock = lock
+
+    def _begin(self) -> None:
+        """Read what is there, and start `OUT.part` with what is whole of it."""
+        journal = [row for row in self._journal() if "error" not in row]
+        if self.force:
+            journal = [row for row in journal if self._misfit(row) is None]
+        old = [] if self.force else list(_old_rows(self.out))
+        for row in [*journal, *old]:
+            if (problem := self._misfit(row)) is not None:
+                raise CorpusError(problem)
+        whole = self._whole(journal)
+        kept = [row for row in journal if row["id"] in whole]
+        self.done = self._whole(old) | whole
+        cut = {journal[-1]["id"]} if journal else set()
+        if not self.force and {row["id"] for row in [*journal, *old]} - set(self.done) - cut:
+            raise CorpusError(
+                f"{self.out} lacks answers of some of these prompts; choose another --out, "
+                "or pass --force to start it anew"
+            )
+        temporary = self.part.with_name(self.part.name + ".tmp")
+        temporary.write_text("".join(line_of(row) for row in kept), encoding="utf-8")
+        temporary.replace(self.part)
 
     def _misfit(self, row: Row) -> str | None:
         """Why an answer cannot stand beside this run's; None when it can."""
@@ -87,12 +114,28 @@ class PredictionFile:
             )
         return None
 
-    def _whole(self, rows: Iterable[Row]) -> set[str]:
-        """The clips that every prompt has answered; a kill may have cut the last one's rows."""
+    def _whole(self, rows: Iterable[Row]) -> dict[str, str]:
+        """The clips that every prompt has answered, with their sources; a kill may have cut the last one's rows."""
         tasks: dict[str, set[str]] = {}
+        sources: dict[str, str] = {}
         for row in rows:
             tasks.setdefault(str(row["id"]), set()).add(str(row["task"]))
-        return {clip for clip, answered in tasks.items() if answered >= set(self.digests)}
+            sources[str(row["id"])] = str(row.get("source") or "")
+        return {clip: sources[clip] for clip, answered in tasks.items() if answered >= set(self.digests)}
+
+    def left(self, listed: Iterable[Listed]) -> list[Listed]:
+        """What is not answered yet. CorpusError for a clip under whose id another file was."""
+        found = []
+        for one in listed:
+            known = self.done.get(one.id)
+            if known is None:
+                found.append(one)
+            elif known and Path(known).absolute() != Path(one.source).absolute():
+                raise CorpusError(
+                    f"{self.out} holds answers of {known} under the id '{one.id}', and this run's is {one.source}; "
+                    "choose another --out, or pass --force to start it anew"
+                )
+        return found
 
     def add(self, answered: Sequence[Answered]) -> None:
         """Append what came of some clips and hand it to the system."""
@@ -103,15 +146,28 @@ class PredictionFile:
                 self._file.write(line_of(row))
         self._file.flush()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Close `OUT.part`, which stays."""
+        """Close `OUT.part`, which stays, and let other runs open the file."""
+        self._end_journal()
+        if self._lock is not None:
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock = None
+
+    def _end_journal(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def finish(self) -> None:
         """Put old and new answers into OUT, whole or not at all, and remove `OUT.part`."""
-        self.close()
+        self._end_journal()
         if not self.part.stat().st_size and self.out.exists() and not self.force:
             self.part.unlink()  # nothing is new
             return

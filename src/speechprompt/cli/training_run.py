@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from speechprompt.cli.terminal import Progress, Terminal, percent
+from speechprompt.replacing import replace_folder
 
 if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
@@ -84,9 +84,7 @@ class RunFolder:
         """Put the folder, which holds the whole output by now, in the place of OUT, without its checkpoint."""
         from speechprompt.prompting.training import remove_checkpoint
 
-        if self.out.exists():
-            shutil.rmtree(self.out)
-        self.path.replace(self.out)
+        replace_folder(self.path, self.out)
         remove_checkpoint(self.out / CHECKPOINT)
 
 

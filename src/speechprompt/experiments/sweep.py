@@ -7,7 +7,6 @@ chooses, not a result; `evaluate` on the test split gives that.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechprompt.errors import WorkError
 from speechprompt.experiments.search import Changes, Searcher
+from speechprompt.replacing import replace_folder
 
 if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
@@ -153,7 +153,5 @@ def finish(sweep: Sweep, trials: Sequence[Trial], out: Path) -> dict[str, Any]:
     }
     (sweep.folder / SWEEP).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     (sweep.folder / TRIALS).unlink()
-    if out.exists():
-        shutil.rmtree(out)
-    sweep.folder.replace(out)
+    replace_folder(sweep.folder, out)
     return document

@@ -84,7 +84,7 @@ def audio_keys(corpus: Corpus) -> list[str]:
 def find_source(row: TableRow, material: Path, unpacked: Path) -> Path:
     """The manifest of a row; an archive is unpacked into `unpacked`, again only where it has changed.
 
-    AbsentMaterial when it is not there.
+    AbsentMaterial when it is not there, CorpusError when it cannot be unpacked.
     """
     path = material / row.source
     if not path.exists():
@@ -100,6 +100,8 @@ def find_source(row: TableRow, material: Path, unpacked: Path) -> Path:
             with tarfile.open(path) as members:
                 members.extractall(scratch, filter="data")
             (scratch / path.stem).replace(target)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise CorpusError(f"{path} cannot be unpacked to a folder {path.stem} ({error})") from None
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target / "manifest.jsonl"

@@ -74,7 +74,9 @@ class Declaration(BaseModel):
         return [m for m in check_columns(asked) if row.columns is None or m in row.columns]
 
     def chosen(self, names: Sequence[str] | None) -> list[TableRow]:
-        """Rows by name, all of them for None. UnknownName suggests the nearest."""
+        """Rows by name, all of them for None. UnknownName suggests the nearest; UsageError for no names."""
+        if names is not None and not names:
+            raise UsageError(f"no rows named; there are {', '.join(row.name for row in self.row)}")
         known = {row.name: row for row in self.row}
         for name in names or ():
             if name not in known:
@@ -100,6 +102,10 @@ def read_declaration(path: Path) -> Declaration:
         raise UsageError(f"{path}: two rows have one name; rename one")
     for row in found.row:
         found.methods(row)
+        if odd := set(row.without) - set(row.slots):
+            raise UsageError(
+                f"{path}: row '{row.name}' drops labels of {min(odd)}, which is none of its slots"
+            )
     return found
 
 

@@ -24,7 +24,9 @@ _EVALUATION_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class CnnOptions:
-    """Training, and the values among which validation chooses (`widths`, `dropouts`, `unit_dropouts`)."""
+    """Training, with as many units masked as for prompts (`unit_masking`), and the values among which validation
+    chooses (`widths`, `dropouts`, `unit_dropouts`).
+    """
 
     steps: int = 2500
     evaluations: int = 20
@@ -33,6 +35,7 @@ class CnnOptions:
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     embedding: int = 64
+    unit_masking: float = 0.1
     widths: tuple[int, ...] = (128,)
     dropouts: tuple[float, ...] = (0.2, 0.5)
     unit_dropouts: tuple[float, ...] = (0.0, 0.2)
@@ -118,7 +121,7 @@ def _train(
         model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.learning_rate, options.steps)
-    worn = TrainingOptions(unit_dropout=unit_dropout, seed=seed)
+    worn = TrainingOptions(unit_masking=options.unit_masking, unit_dropout=unit_dropout, seed=seed)
     best, state, since = -1.0, copy.deepcopy(model.state_dict()), 0
     interval = max(1, options.steps // options.evaluations)
     batches: list[list[int]] = []

@@ -1,7 +1,7 @@
 """Any transformers causal LM over units (OPT, GPT-2, Llama, Qwen2, ...) as a unit LM.
 
 A prefix enters through the model's own cache, so nothing here knows an architecture; what does need to know it
-(`before_projection`) is refused. Models that scale or project embeddings inside (Gemma, OPT-350m) are not read.
+(`before_projection`) is refused. Models that project embeddings inside (OPT-350m) are not read.
 """
 
 from __future__ import annotations
@@ -147,6 +147,10 @@ class HuggingFaceUnitLM:
     def _embeddings(self) -> Tensor:
         return cast(nn.Embedding, self.model.get_input_embeddings()).weight
 
+    def _embedded(self, lm_ids: Tensor) -> Tensor:
+        """Input vectors (..., D) as the model makes them, scaled where its embedding does that (Gemma, XGLM)."""
+        return cast(Tensor, self.model.get_input_embeddings()(lm_ids))
+
     def _output_matrix(self) -> nn.Linear:
         return cast(nn.Linear, self.model.get_output_embeddings())
 
@@ -161,7 +165,7 @@ class HuggingFaceUnitLM:
 
     def embedding(self, lm_ids: Tensor) -> Tensor:
         """Embeddings (..., D) in fp32."""
-        return self._embeddings()[lm_ids].float()
+        return self._embedded(lm_ids).float()
 
     def project_prefix(self, keys: Tensor, values: Tensor) -> Tensor:
         """Not for any LM: UsageError that names the method to take."""
@@ -242,7 +246,7 @@ class HuggingFaceUnitLM:
             ids = ids.scatter(
                 1, batch.lengths[:, None] + 1 + torch.arange(tail.shape[1], device=self.device), tail
             )
-        x = nn.functional.embedding(ids, self._embeddings())
+        x = self._embedded(ids)
         if separators is not None:
             placed = ids == self.separator_id
             placed[:, 0] = False  # the start may have the same id

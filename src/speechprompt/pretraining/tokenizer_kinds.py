@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from speechprompt.errors import CheckpointError, OutputExists
 from speechprompt.pretraining.mel_tokenizer import MelTokenizerOptions, pretrain_mel_tokenizer
+from speechprompt.replacing import replace_folder
 from speechprompt.speech.manifest import Utterance
 from speechprompt.tokenizers.protocol import UnitTokenizer
 
@@ -81,16 +82,12 @@ def write_tokenizer(
     check_tokenizer_output(folder, force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    new, old = scratch / "new", scratch / "old"
+    new = scratch / "new"
     try:
         tokenizer.save(new)
         if record is not None:
             (new / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.replace(old)
-        new.replace(folder)
+        replace_folder(new, folder)
     finally:
-        if old.exists() and not folder.exists():
-            old.replace(folder)
         shutil.rmtree(scratch, ignore_errors=True)
     return folder

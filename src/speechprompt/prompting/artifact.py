@@ -27,6 +27,7 @@ from speechprompt.prompting.prompt import Prompt
 from speechprompt.prompting.readings import sizes_of
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbalizer, Verbalizer
+from speechprompt.replacing import replace_folder
 from speechprompt.spoken_lm import SpokenLM
 
 CONFIG, TENSORS, METRICS, CARD = "prompt_config.json", "prompt.safetensors", "metrics.json", "README.md"
@@ -99,7 +100,7 @@ class Artifact:
             target.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
             self._write(scratch)
-            _swap(scratch, target)
+            replace_folder(scratch, target)
         except OSError as error:
             raise ArtifactError(f"could not write {target}: {error.strerror or error}") from None
         except SafetensorError as error:  # how a full disk looks to safetensors
@@ -145,24 +146,6 @@ def check_output(target: Path, force: bool) -> None:
         raise ArtifactError(
             f"{target} is not a prompt folder, so it is not replaced; move it away or choose another name"
         )
-
-
-def _swap(scratch: Path, target: Path) -> None:
-    """Put `scratch` in the place of `target`; what was there comes back when that fails."""
-    if not target.exists():
-        scratch.replace(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    try:
-        target.replace(old / "folder")
-        try:
-            scratch.replace(target)
-        except OSError:
-            (old / "folder").rename(target)
-            raise
-    finally:
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def read_config(folder: Path) -> PromptConfig:

@@ -144,6 +144,11 @@ class TrainingOptions(BaseModel):
                 raise UsageError(f"streams '{asked}' needs the learnable verbalizer of the recipe 'default'")
             if options.ngrams:
                 raise UsageError("n-grams need the learnable verbalizer of the recipe 'default'")
+        elif options.loss == "published":
+            raise UsageError(
+                "the published loss also trains the separator and the end, which the learnable verbalizer of the "
+                "recipe 'default' has no outputs for; take --recipe paper, or --verbalizer random or frequency"
+            )
         return options
 
     @property

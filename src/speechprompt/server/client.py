@@ -33,12 +33,32 @@ class Client:
         return Tasks.model_validate_json(self._send("GET", "/v1/tasks"))
 
     def _send(self, method: str, path: str, **options: object) -> bytes:
-        response = self._http.request(method, path, **options)  # type: ignore[arg-type]
-        if response.status_code == 429:
-            raise Overloaded(response.json()["detail"], int(response.headers["retry-after"]))
-        if response.status_code >= 400:
-            raise WorkError(response.json()["detail"])
-        return response.content
+        try:
+            response = self._http.request(method, path, **options)  # type: ignore[arg-type]
+        except httpx2.HTTPError as error:
+            raise WorkError(
+                f"{self._http.base_url} gave no answer: {error or type(error).__name__}"
+            ) from None
+        if response.status_code < 400:
+            return response.content
+        said = _detail(response)
+        if response.status_code in (429, 503):
+            raise Overloaded(said, _seconds(response))
+        raise WorkError(said)
+
+
+def _detail(response: httpx2.Response) -> str:
+    """What the server, or a proxy that is no JSON speaker, says is wrong."""
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"the server answered {response.status_code} {response.reason_phrase}".strip()
+
+
+def _seconds(response: httpx2.Response) -> int:
+    """When to come back; a second where nothing says so."""
+    said = response.headers.get("retry-after", "")
+    return int(said) if said.isascii() and said.isdecimal() else 1
 
 
 def _files(file: str | Path | bytes) -> dict[str, tuple[str, bytes]]:

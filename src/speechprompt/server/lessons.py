@@ -122,12 +122,11 @@ class Lessons:
         if not replace and any(one.name == name and not one.ended for one in self.lessons.values()):
             raise OutputExists(f"a lesson for task '{name}'", OutputExists.SEND_REPLACE)
         folder = Path(tempfile.mkdtemp(prefix="speechprompt-lesson-"))
-        plan = {**self.plan, "name": name, "seconds": self.limits.most_seconds, "clips": []}
-        for i, clip in enumerate(clips):
-            path = folder / f"{i:04d}"
-            path.write_bytes(clip.content)
-            plan["clips"].append({"path": str(path), "label": clip.label, "name": clip.name})
-        (folder / PLAN).write_text(json.dumps(plan), encoding="utf-8")
+        try:
+            self._write(folder, name, clips)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         counts = dict.fromkeys((clip.label for clip in clips), 0)
         for clip in clips:
             counts[clip.label] += 1
@@ -136,6 +135,15 @@ class Lessons:
         self.lessons[lesson.id] = lesson
         lesson.work = asyncio.create_task(self._run(lesson))
         return lesson
+
+    def _write(self, folder: Path, name: str, clips: Sequence[LabelledClip]) -> None:
+        """A lesson's clips, and the plan that names them."""
+        plan = {**self.plan, "name": name, "seconds": self.limits.most_seconds, "clips": []}
+        for i, clip in enumerate(clips):
+            path = folder / f"{i:04d}"
+            path.write_bytes(clip.content)
+            plan["clips"].append({"path": str(path), "label": clip.label, "name": clip.name})
+        (folder / PLAN).write_text(json.dumps(plan), encoding="utf-8")
 
     def lesson(self, identity: str) -> Lesson:
         """A lesson by id. UnknownName when there is none."""

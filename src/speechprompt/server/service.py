@@ -112,11 +112,20 @@ class Service:
             raise NotAllowed("changing tasks needs the server's token: Authorization: Bearer TOKEN")
 
     def check_origin(self, connection: HTTPConnection) -> None:
-        """NotAllowed for what a page of another site sends through a user's browser."""
+        """NotAllowed for what a page of another site sends through a user's browser.
+
+        Browsers say so themselves; where one does not, its Origin must name this Host (which a proxy has to pass on).
+        """
         site = connection.headers.get("sec-fetch-site", "none")
         origin, host = connection.headers.get("origin"), connection.headers.get("host", "")
-        if site not in ("none", "same-origin") or (origin and origin.partition("://")[2] != host):
-            raise NotAllowed("pages of other sites may not use this server", 403)
+        if site == "same-origin":
+            return
+        if site != "none" or (origin and origin.partition("://")[2] != host):
+            raise NotAllowed(
+                f"pages of other sites may not use this server: the request is for '{host}' and comes from "
+                f"'{origin or site}'; a proxy in front must pass the Host header on",
+                403,
+            )
 
 
 def service_of(connection: HTTPConnection) -> Service:

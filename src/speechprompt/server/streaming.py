@@ -23,13 +23,17 @@ from speechprompt.server.presenting import task_answer
 from speechprompt.server.problems import kind_of
 from speechprompt.server.service import Service, service_of
 from speechprompt.server.speech_ends import SpeechEnds
-from speechprompt.speech.audio import RATES
+from speechprompt.speech.audio import RATES as FILE_RATES
 from speechprompt.tokenizers.protocol import Waveform
 
 router = APIRouter()
 
 END = "end"
+RATES = (4_000, FILE_RATES[1])
+"""Samples a second that a stream may have; a slower one would make many of each that it sends."""
 LONGEST_SPEECH_SECONDS = 30.0
+MOST_HEARD_SECONDS = 1.0
+"""Most that is heard at once: a stretch of speech is asked about before its beginning is forgotten."""
 FAREWELL_SECONDS = 5.0
 POLICY_CODE, LATER_CODE = 1008, 1013
 """Close codes of RFC 6455: the request was refused; try again later."""
@@ -97,8 +101,9 @@ class Stream:
 
     async def _serve(self) -> None:
         await self._send({"event": "ready", "sample_rate": self.query.sample_rate, "tasks": self.query.task})
+        most = min(self.hop, int(MOST_HEARD_SECONDS * self.rate))
         async for samples in self._samples():
-            for part in np.array_split(samples, len(samples) // self.hop + 1):
+            for part in np.array_split(samples, len(samples) // most + 1):
                 await self._hear(part)
         for start, end in self.ends.finish():
             await self._tell("speech", start, end)
@@ -107,7 +112,7 @@ class Stream:
     async def _samples(self) -> AsyncIterator[Waveform]:
         """What arrives, at the tokenizer's rate."""
         longest = self.service.settings.stream_seconds * self.rate
-        while self.timeline.length <= longest:
+        while True:
             message = await self._received()
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1000))
@@ -116,8 +121,10 @@ class Stream:
                     raise UsageError(f"a text message can only be '{END}'; samples are binary messages")
                 yield self._resampled(b"", last=True)
                 return
-            yield self._resampled(message.get("bytes") or b"")
-        raise self._too_long()
+            content = message.get("bytes") or b""
+            if self.timeline.length + len(content) // 2 * self.rate / self.query.sample_rate > longest:
+                raise self._too_long()
+            yield self._resampled(content)
 
     async def _received(self) -> Message:
         seconds = self.service.settings.stream_idle_seconds

@@ -98,8 +98,8 @@ def plan_of(service: Service) -> dict[str, Any]:
     """What a teacher needs to know of this server."""
     spoken_lm = service.spoken_lm
     return {
-        "spoken_lm": str(spoken_lm.folder or spoken_lm.name),
-        "device": spoken_lm.lm.device.type,
+        "spoken_lm": str(spoken_lm.folder.resolve() if spoken_lm.folder else spoken_lm.name),
+        "device": str(spoken_lm.lm.device),
         "threads": max(1, torch.get_num_threads() // 2),
     }
 

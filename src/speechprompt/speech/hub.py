@@ -11,7 +11,7 @@ from typing import Any
 from speechprompt.downloads import home
 from speechprompt.errors import CorpusError, MissingExtra, UnknownName
 from speechprompt.speech.manifest import Corpus
-from speechprompt.speech.rows import Row, Source, assemble, label_text
+from speechprompt.speech.rows import Row, Source, assemble, check_split_field, label_text
 
 
 def read_hub(identifier: str, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:
@@ -49,6 +49,7 @@ def from_datasets(
     if len(parts) == 1 and "train" in parts:
         parts = {None: parts["train"]}  # a single part called train is how unsplit data sets are stored
     features: Mapping[str, Any] = next(iter(parts.values())).features
+    check_split_field(split_field, features)
     audio = next((key for key, feature in features.items() if isinstance(feature, datasets.Audio)), None)
     if audio is None:
         raise CorpusError(f"data set {name} has no audio column, only {', '.join(features)}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from speechprompt.errors import CorpusError, UnitsError
 from speechprompt.speech.manifest import HEADER_KEYS, MANIFEST_VERSION, ROW_KEYS, Corpus
-from speechprompt.speech.rows import Row, Source, assemble, label_text, located
+from speechprompt.speech.rows import Row, Source, assemble, check_split_field, label_text, located
 from speechprompt.speech.units import Units
 
 _NEMO_KEYS = frozenset(("audio_filepath", "offset", "duration", "split", "speaker", "id"))
@@ -28,11 +28,14 @@ def read_jsonl(path: Path, slots: Sequence[str] | None, split_field: str, seed: 
     if first is None:
         raise CorpusError(f"{path} is empty; check that it is the file you mean")
     if "audio_filepath" in first[1]:
-        return _read_nemo(path, first, lines, slots, split_field, seed)
-    source = _source(path, *first)
-    units = _UnitReader(source)
-    rows = (_manifest_row(source, path.parent, units, split_field, *line) for line in lines)
-    return assemble(source, rows, slots, seed)
+        corpus = _read_nemo(path, first, lines, slots, split_field, seed)
+    else:
+        source = _source(path, *first)
+        units = _UnitReader(source)
+        rows = (_manifest_row(source, path.parent, units, split_field, *line) for line in lines)
+        corpus = assemble(source, rows, slots, seed)
+    check_split_field(split_field, dict.fromkeys(field for u in corpus.utterances for field in u.extra))
+    return corpus
 
 
 def _objects(path: Path) -> Lines:

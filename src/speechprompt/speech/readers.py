@@ -11,6 +11,7 @@ from speechprompt.errors import CorpusError, UsageError
 from speechprompt.speech.folders import read_label_folders, split_folders
 from speechprompt.speech.jsonl import read_jsonl
 from speechprompt.speech.manifest import Corpus
+from speechprompt.speech.rows import check_split_field
 from speechprompt.speech.tables import METADATA, read_tables
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
@@ -29,7 +30,8 @@ def read_corpus(
     notice says so. The draw looks at all labels, whichever slots are picked; of a table, a NeMo manifest or a data
     set only the fields that `slots` names are labels, so there the same draw takes the same slots.
     CorpusError, one line with file and line number: material that contradicts itself. UnknownName: a slot
-    that does not exist. UsageError: a slot named twice. Side effects: only a data set id downloads and writes.
+    or a `split_field` that does not exist. UsageError: a slot named twice. Side effects: only a data set id downloads
+    and writes.
     """
     if isinstance(slots, str):
         slots = (slots,)
@@ -73,4 +75,5 @@ def _read_folder(folder: Path, slots: Sequence[str] | None, split_field: str, se
     by_split = [(path / METADATA, split) for split, path in split_folders(folder).items()]
     if tables := [(table, split) for table, split in by_split if table.is_file()]:
         return read_tables(tables, name, slots, split_field, seed)
+    check_split_field(split_field, ())
     return read_label_folders(folder, slots, seed)

@@ -80,7 +80,7 @@ def assemble(source: Source, rows: Iterable[Row], slots: Sequence[str] | None, s
                 row.start_seconds,
                 row.end_seconds,
                 row.units,
-                row.speaker,
+                row.speaker if (row.speaker or "").strip() else None,
                 row.extra,
             )
         )
@@ -99,6 +99,12 @@ def assemble(source: Source, rows: Iterable[Row], slots: Sequence[str] | None, s
     )
     corpus = _with_drawn_splits(corpus, seed)
     return corpus if slots is None else _with_slots(corpus, slots, lines, source)
+
+
+def check_split_field(name: str, known: Iterable[str]) -> None:
+    """UnknownName for a field of splits, other than `split`, that a source does not have."""
+    if name != "split" and name not in (fields := list(known)):
+        raise UnknownName("split field", name, fields)
 
 
 class _SplitNames:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from speechprompt.errors import CorpusError, UnknownName, UsageError
 from speechprompt.speech.manifest import Corpus
-from speechprompt.speech.rows import Row, Source, assemble, label_text, located
+from speechprompt.speech.rows import Row, Source, assemble, check_split_field, label_text, located
 from speechprompt.speech.splits import canonical_split
 
 METADATA = "metadata.csv"
@@ -32,6 +32,7 @@ def read_tables(
     no labels.
     """
     tables = [_Table(path, split, slots, split_field) for path, split in paths]
+    check_split_field(split_field, dict.fromkeys(column for table in tables for column in table.columns))
     notices = [notice for table in tables[:1] for notice in table.notices]
     path = paths[0][0]
     source = Source(str(path if len(paths) == 1 else path.parent.parent), name, notices=tuple(notices))
@@ -43,27 +44,27 @@ class _Table:
         self.path, self._split, self._split_field = path, split, split_field
         self._source = Source(str(path), path.stem)
         self._delimiter = _delimiter(path)
-        self._columns = tuple(next(self._lines())[1])
-        self._path_column = next((column for column in _PATHS if column in self._columns), "")
+        self.columns = tuple(next(self._lines())[1])
+        self._path_column = next((column for column in _PATHS if column in self.columns), "")
         if not self._path_column:
-            found = ", ".join(self._columns)
+            found = ", ".join(self.columns)
             raise self._source.error(
                 1, f"no column named path; the first line must name columns, not '{found}'"
             )
-        if len(set(self._columns)) < len(self._columns):
-            raise self._source.error(1, f"a column is named twice in '{', '.join(self._columns)}'")
+        if len(set(self.columns)) < len(self.columns):
+            raise self._source.error(1, f"a column is named twice in '{', '.join(self.columns)}'")
         for slot in slots or ():
-            if slot not in self._columns:
-                raise UnknownName("slot", slot, self._columns)
+            if slot not in self.columns:
+                raise UnknownName("slot", slot, self.columns)
             if slot in (self._path_column, *_STARTS, *_ENDS):
                 raise UsageError(
                     f"column '{slot}' of {path} says where the audio is; name columns of labels as slots"
                 )
-        self._slots = tuple(slots) if slots is not None else ("label",) if "label" in self._columns else ()
+        self._slots = tuple(slots) if slots is not None else ("label",) if "label" in self.columns else ()
         self.notices = () if self._slots else (self._unlabelled(),)
 
     def _unlabelled(self) -> str:
-        return f"{self.path} has no column named label; --slots names others (of {', '.join(self._columns)})"
+        return f"{self.path} has no column named label; --slots names others (of {', '.join(self.columns)})"
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         try:
@@ -81,10 +82,10 @@ class _Table:
         lines = self._lines()
         next(lines)
         for line, cells in lines:
-            if len(cells) != len(self._columns):
-                text = f"{len(cells)} cells, but the first line names {len(self._columns)} columns"
+            if len(cells) != len(self.columns):
+                text = f"{len(cells)} cells, but the first line names {len(self.columns)} columns"
                 raise self._source.error(line, text)
-            yield self._row(line, dict(zip(self._columns, cells, strict=True)))
+            yield self._row(line, dict(zip(self.columns, cells, strict=True)))
 
     def _row(self, line: int, cells: dict[str, str]) -> Row:
         name = cells.pop(self._path_column)

@@ -37,7 +37,8 @@ DESCRIPTION = "store.json"
 _OPEN_SHARDS = 16  # tables kept in memory
 _MOST_SMALL_SHARDS = 64  # single predictions write tiny shards; beyond this many they are merged
 _SMALL_BYTES = 1 << 20
-_DAMAGE = (pa.ArrowException, OSError, UnitsError, ValueError, TypeError, KeyError)
+_DAMAGE = (pa.ArrowException, UnitsError, ValueError, TypeError, KeyError)
+_UNREADABLE = (OSError, MemoryError)  # now, and perhaps not later; Arrow's errors of memory are of these, too
 
 
 def default_folder() -> Path:
@@ -174,6 +175,9 @@ class UnitStore:
         except FileNotFoundError:
             self._forget({name})
             return None
+        except _UNREADABLE as error:
+            self._pass_over(path, error)
+            return None
         except _DAMAGE as error:
             self._drop(path, error)
             return None
@@ -194,12 +198,20 @@ class UnitStore:
             table, rows = loaded
             try:
                 found |= {key: _units(table, rows[key]) for key in members}
+            except _UNREADABLE as error:
+                self._pass_over(self.folder / name, error)
             except _DAMAGE as error:
                 self._drop(self.folder / name, error)
         return found
 
+    def _pass_over(self, path: Path, error: Exception) -> None:
+        """Do without a shard that cannot be read now; it stays."""
+        self._forget({path.name})
+        self._seen.add(path.name)
+        self.notices.append(f"{path} cannot be read now ({_reason(error)}); its clips are encoded again")
+
     def _drop(self, path: Path, error: Exception) -> None:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = _reason(error)
         self.notices.append(f"{path} is damaged and was removed; its clips are encoded again ({reason})")
         self._forget({path.name})
         try:
@@ -274,6 +286,10 @@ def _units(table: pa.Table, row: int) -> Units:
     return Units(
         np.array(ids), None if durations is None else np.array(durations), f0 if f0 is None else f0.copy()
     )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _replace(target: Path, content: bytes) -> None:

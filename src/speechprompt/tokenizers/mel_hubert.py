@@ -126,8 +126,8 @@ class MelHubertTokenizer:
 
     def with_centres(self, name: str, centres: Tensor) -> MelHubertTokenizer:
         """The same encoder with other centres (K,D), under another name."""
-        centres = centres.to(self._centres.device)
-        return MelHubertTokenizer(name, self._encoder, centres, smoothing=self._smoothing)
+        device = self._centres.device
+        return MelHubertTokenizer(name, self._encoder, centres, smoothing=self._smoothing).to(device)
 
     def content(self) -> MelHubertTokenizer:
         """The content units alone, under the name `NAME-content`; the same tokenizer where it has no sound codes."""

@@ -1,0 +1,29 @@
+"""Putting a finished folder in the place of an older one, so that no failure leaves neither."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Move `new` to `target` on the same file system; what was there (a link: the link) goes once that is done.
+
+    OSError when it cannot be done; what was there is then back in its place.
+    """
+    if not target.exists():
+        new.replace(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    old = aside / "folder"
+    try:
+        target.replace(old)
+        try:
+            new.replace(target)
+        except OSError:
+            old.rename(target)
+            raise
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
