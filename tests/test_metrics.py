@@ -209,6 +209,21 @@ def test_macro_f1_interval_holds_its_estimate() -> None:
     assert interval.estimate == metrics.macro_f1(true, predicted)
 
 
+@pytest.mark.parametrize(("speakers", "clips"), [(6, 50), (60, 20)])
+def test_macro_f1_interval_holds_its_estimate_where_each_speaker_is_a_label(
+    speakers: int, clips: int
+) -> None:
+    rng = np.random.default_rng(3)
+    true = np.repeat([f"s{i:02}" for i in range(speakers)], clips)
+    predicted = np.where(rng.random(len(true)) < 0.9, true, rng.permutation(true))
+    interval = metrics.macro_f1_interval(true, predicted, true.tolist(), resamples=300)
+    assert interval.low <= interval.estimate <= interval.high
+    assert interval.high - interval.low < 0.2
+    never = np.append(predicted[1:], "nobody")  # a label that is no truth anywhere counts where it is said
+    with_it = metrics.macro_f1_interval(true, never, resamples=300)
+    assert with_it.low <= with_it.estimate <= with_it.high
+
+
 def test_macro_f1_interval_is_that_of_a_written_out_bootstrap_over_speakers() -> None:
     """Speakers drawn by hand, every draw scored by scikit-learn; the random numbers are others, so about equal."""
     rng = np.random.default_rng(11)

@@ -15,7 +15,7 @@ import torch
 
 from speechprompt import encoding
 from speechprompt.encoding import encode_corpus, with_speed_copies
-from speechprompt.errors import CorpusError
+from speechprompt.errors import AudioError, CorpusError
 from speechprompt.prompting import joint
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples
@@ -120,6 +120,15 @@ def test_a_copy_too_long_for_the_lm_is_the_clip_as_it_is(corpus: Corpus) -> None
     ]
     assert max(len(copy) for copy, _ in found) <= most
     assert any(copy == units for copy, units in found)
+
+
+def test_audio_that_is_gone_is_an_error_and_not_a_copy(tmp_path: Path) -> None:
+    rows = tuple(
+        replace(u, audio=tmp_path / f"{u.id}.wav", start_seconds=None, end_seconds=None)
+        for u in toy_corpus(20).utterances
+    )
+    with pytest.raises(AudioError, match="cannot be read"):
+        with_speed_copies(replace(toy_corpus(20), utterances=rows), spoken_of(ToyTokenizer()), [TWO])
 
 
 def test_units_without_audio_train_as_they_are_and_a_notice_says_so() -> None:

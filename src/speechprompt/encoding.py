@@ -128,7 +128,7 @@ def with_speed_copies(
     notices = [notice] if bare else []
     if not clips:
         return Encoded(corpus, notices=notices)
-    work = _Work(spoken_lm, _store(store, spoken_lm), skip_unreadable=True)
+    work = _Work(spoken_lm, _store(store, spoken_lm), skip_unreadable=False, skip_short=True)
     units = work.encode(clips, listener)
     found: dict[str, dict[float, Units]] = {}
     for clip in clips:
@@ -188,6 +188,7 @@ class _Work:
     spoken_lm: SpokenLM
     store: UnitStore
     skip_unreadable: bool
+    skip_short: bool = False
     skipped: dict[str, str] = field(default_factory=dict)
     notices: set[str] = field(default_factory=set)
 
@@ -231,8 +232,8 @@ class _Work:
                 self._skip(clip.utterance, error)
         return keys
 
-    def _skip(self, utterance: Utterance, error: AudioError) -> None:
-        if not self.skip_unreadable:
+    def _skip(self, utterance: Utterance, error: AudioError, was_read: bool = False) -> None:
+        if not (self.skip_unreadable or (was_read and self.skip_short)):
             raise error
         self.skipped[utterance.id] = str(error)
 
@@ -278,5 +279,5 @@ class _Work:
                 try:
                     [found[clip.name]] = self._units([clip], [waveform])
                 except AudioError as error:
-                    self._skip(clip.utterance, AudioError(f"{clip.utterance.audio}: {error}"))
+                    self._skip(clip.utterance, AudioError(f"{clip.utterance.audio}: {error}"), was_read=True)
             return found

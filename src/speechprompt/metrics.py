@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -239,18 +240,32 @@ def macro_f1_interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Macro F1 with its interval; a resample counts the labels that occur in it."""
+    """Macro F1 with its interval; a resample counts the labels of the utterances in it.
+
+    A label that a resample loses with its speakers is not counted there because others are still taken for it:
+    that would put all resamples below the estimate where each speaker has a label of its own.
+    """
+    from scipy.sparse import csr_array
+
     rows, columns, label_count = _indexed(true, predicted)
     group_of, group_count = _group_indices(groups, len(rows))
+
+    def sums(labels: Integers, of: Integers) -> Any:
+        """How often each group (G) has each label (C); sparse, for either may be thousands."""
+        counts = csr_array((np.ones(len(of)), (of, labels)), shape=(group_count, label_count))
+        return counts.tocsr()
+
     right = rows == columns
+    hit, true_of, said_of = sums(rows[right], group_of[right]), sums(rows, group_of), sums(columns, group_of)
+    unasked = np.bincount(rows, minlength=label_count) == 0
     estimates = []
     for drawn in _draw_counts(np.random.default_rng(seed), group_count, resamples):
-        for weights in drawn[:, group_of]:
-            # Sums by label, never the (C, C) table: a thousand speakers would make it a million cells a draw.
-            hits = np.bincount(rows[right], weights[right], label_count)
-            relevant = np.bincount(rows, weights, label_count) + np.bincount(columns, weights, label_count)
-            estimates.append(_mean_f1(hits, relevant))
-    return _percentiles(_macro_f1_of(_confusion(rows, columns, label_count)), np.array(estimates))
+        for some in np.array_split(drawn, 1 + len(drawn) * label_count // _CHUNK_DRAWS):
+            hits, truths, answers = (some @ table for table in (hit, true_of, said_of))
+            counted = (truths > 0) | (unasked & (answers > 0))
+            scores = np.divide(2 * hits, truths + answers, out=np.zeros_like(hits), where=counted)
+            estimates.append(scores.sum(1) / counted.sum(1))
+    return _percentiles(_macro_f1_of(_confusion(rows, columns, label_count)), np.concatenate(estimates))
 
 
 def mcnemar(first_is_right: ArrayLike, second_is_right: ArrayLike) -> McNemar:

@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from speechprompt.errors import UsageError
-from speechprompt.evaluation.ensembles import ensemble_scores, evaluate_ensemble, trained_parameters
+from speechprompt.evaluation.ensembles import (
+    combined,
+    ensemble_scores,
+    evaluate_ensemble,
+    trained_parameters,
+)
 from speechprompt.evaluation.evaluate import evaluate
+from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.finishing import scores_of
 from speechprompt.prompting.task import Task
 from toys import CORPUS, SPOKEN, TASK, TEST, artifact_of, entry_of
@@ -39,3 +45,12 @@ def test_prompts_with_other_labels_cannot_answer_together() -> None:
     other = Task("toy", {**TASK.slots, "word": tuple(reversed(TASK.slots["word"]))})
     with pytest.raises(UsageError, match="answer together"):
         ensemble_scores(SPOKEN.lm, [ONE, artifact_of(entry_of(SPOKEN.lm, task=other))], ROWS)
+
+
+def test_sure_members_that_disagree_are_still_numbers() -> None:
+    cold = Calibration({"word": 0.1})
+    members = [(cold, {"word": torch.tensor([row])}) for row in ([12.0, 0.0, 0.0], [0.0, 12.0, 1.0])]
+    found = combined(members)["word"]
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(1))
+    torch.testing.assert_close(found.exp()[0, :2], torch.tensor([0.5, 0.5]))

@@ -272,3 +272,23 @@ def test_media_without_its_extra_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtra, match="media"):
         read_waveform_bytes(HOSTILE["fake.webm"][0], 16_000)
+
+
+def test_odd_media_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "odd.webm"
+    tone = (0.3 * np.sin(np.arange(48_000) / 20)).astype(np.float32)
+    with av.open(str(path), "w") as out:
+        out.metadata["title"] = "XXcafeXX"
+        stream = out.add_stream("libopus", rate=48_000, layout="mono")
+        for start in range(0, 48_000, 960):
+            frame = av.AudioFrame.from_ndarray(tone[None, start : start + 960], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48_000, start
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    content = path.read_bytes()
+    assert b"XXcafeXX" in content
+    waveform, _ = read_waveform_bytes(content.replace(b"XXcafeXX", b"XXcaf\xe9XX"), 16_000)
+    assert len(waveform) == pytest.approx(16_000, abs=1_600)
+    with pytest.raises(AudioError, match="cannot be decoded here"):
+        read_waveform_bytes(content.replace(b"A_OPUS", b"A_ZPUS"), 16_000)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechprompt.corpora.source import Source as CorpusFolder
 from speechprompt.errors import CorpusError, MissingExtra, UnknownName, UsageError
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.readers import read_corpus
@@ -220,7 +221,7 @@ def test_nemo(tmp_path: Path) -> None:
         first, second = read_corpus(path).utterances
         assert (first.start_seconds, first.end_seconds, first.labels) == (0.5, 2.0, {"command": "yes"})
         assert (second.start_seconds, second.end_seconds, second.extra) == (None, None, {"text": "no"})
-    with pytest.raises(CorpusError, match="line 2: no audio_filepath"):
+    with pytest.raises(CorpusError, match="line 2: no audio_filepath or file_name"):
         read_corpus(table(tmp_path, json.dumps(lines[0]) + '\n{"duration": 1}', "nemo.jsonl"))
     with pytest.raises(UnknownName, match="did you mean command"):
         read_corpus(path, slots=["comand"])
@@ -348,3 +349,25 @@ def test_an_empty_speaker_is_none(tmp_path: Path) -> None:
     ]
     nemo = table(tmp_path, "\n".join(map(json.dumps, lines)), "nemo.jsonl")
     assert {u.speaker for u in Corpus.read(nemo).utterances} == {None, "s"}
+
+
+def test_links_back_up_are_not_walked_in_circles(tmp_path: Path) -> None:
+    clips(tmp_path / "data", *(f"{word}/{i}.wav" for word in ("yes", "no") for i in "1234"))
+    (tmp_path / "data" / "latest").symlink_to(tmp_path / "data", target_is_directory=True)
+    (tmp_path / "data" / "yes" / "up").symlink_to("..", target_is_directory=True)
+    (tmp_path / "data" / "loop").symlink_to("loop")
+    found = Corpus.from_folder(tmp_path / "data")
+    assert (len(found.utterances), found.slots) == (8, {"label": ("no", "yes")})
+    clips(tmp_path / "pool", *(f"{i}.wav" for i in "1234"))
+    (tmp_path / "data" / "maybe").symlink_to(tmp_path / "pool", target_is_directory=True)
+    assert len(Corpus.from_folder(tmp_path / "data").utterances) == 12
+    assert len(list(CorpusFolder(Any, tmp_path, tmp_path / "data", "").files())) == 12
+
+
+def test_the_metadata_lines_of_an_audio_folder(tmp_path: Path) -> None:
+    clips(tmp_path, *(f"spk{i % 2}/{i}.wav" for i in range(8)))
+    lines = [{"file_name": f"spk{i % 2}/{i}.wav", "label": ("happy", "sad")[i // 4]} for i in range(8)]
+    table(tmp_path, "\n".join(map(json.dumps, lines)), "metadata.jsonl")
+    found = Corpus.read(tmp_path)
+    assert (found.name, found.slots) == (tmp_path.name, {"label": ("happy", "sad")})
+    assert found.utterances[0].audio == tmp_path / "spk0" / "0.wav"

@@ -95,6 +95,26 @@ def test_spans_of_one_recording_stay_together() -> None:
     assert all(len({u.split for u in drawn if u.audio == row.audio}) == 1 for row in rows)
 
 
+@pytest.mark.parametrize("speakers", [None, 2])
+def test_spans_stay_together_whatever_their_files_are_called(speakers: int | None) -> None:
+    """Every recording is `audio/mic.wav` in a folder of its own, and two speakers are too few to draw by."""
+    rows = [
+        Utterance(
+            f"u{i}",
+            "",
+            {"label": "ab"[i % 2]},
+            Path(f"/d/interview{i // 10:02}/audio/mic.wav"),
+            float(i % 10),
+            i % 10 + 2.0,
+            speaker=None if speakers is None else f"s{i // 10 % speakers}",
+        )
+        for i in range(200)
+    ]
+    drawn, text = draw_splits(rows, 0)
+    assert "grouped by recording" in text
+    assert all(len({u.split for u in drawn if u.audio == row.audio}) == 1 for row in rows)
+
+
 def test_two_speakers_cannot_make_three_splits_so_utterances_are_drawn() -> None:
     drawn, text = draw_splits(corpus(40, speakers=2).utterances, 0)
     assert "grouped by utterance" in text

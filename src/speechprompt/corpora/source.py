@@ -11,6 +11,7 @@ from pathlib import Path
 from speechprompt.corpora.headers import Header, read_header
 from speechprompt.corpora.protocol import CorpusDescription
 from speechprompt.errors import AudioError, CorpusError
+from speechprompt.speech.folders import is_folder
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".sph", ".aiff", ".aif")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -58,24 +59,36 @@ class Source:
     def folders(self, relative: str = "") -> list[str]:
         """The names of the folders in a folder, sorted, without hidden ones."""
         with os.scandir(self.root / relative) as entries:
-            return sorted(entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir())
+            return sorted(entry.name for entry in entries if not _hidden(entry.name) and is_folder(entry))
 
-    def files(self, relative: str = "", suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> Iterator[str]:
-        """The files below a folder, as relative paths, sorted folder by folder; hidden ones are left out."""
+    def files(
+        self,
+        relative: str = "",
+        suffixes: tuple[str, ...] = AUDIO_SUFFIXES,
+        above: frozenset[tuple[int, int]] = frozenset(),
+    ) -> Iterator[str]:
+        """The files below a folder, as relative paths, sorted folder by folder; hidden ones are left out.
+
+        Links to folders are followed, but not back to one `above`.
+        """
+        status = (self.root / relative).stat()
+        here = status.st_dev, status.st_ino
+        if here in above:
+            return
         names, folders = [], []
         with os.scandir(self.root / relative) as entries:
             for entry in entries:
                 if _hidden(entry.name):
                     continue
-                if entry.name.lower().endswith(suffixes) and not entry.is_dir():
+                if entry.name.lower().endswith(suffixes) and not is_folder(entry):
                     names.append(entry.name)
-                elif entry.is_dir():
+                elif is_folder(entry):
                     folders.append(entry.name)
         prefix = f"{relative}/" if relative else ""
         names.sort()
         yield from (prefix + name for name in names)
         for folder in sorted(folders):
-            yield from self.files(prefix + folder, suffixes)
+            yield from self.files(prefix + folder, suffixes, above | {here})
 
     def first(self, *relative: str) -> str | None:
         """The first of these files that exists, or None."""
@@ -194,7 +207,7 @@ def _whole(description: CorpusDescription, folder: Path) -> Path:
 
 def _children(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if not _hidden(entry.name) and entry.is_dir())
+        return sorted(Path(entry.path) for entry in entries if not _hidden(entry.name) and is_folder(entry))
 
 
 def _hidden(name: str) -> bool:

@@ -86,7 +86,7 @@ def combined(members: Sequence[tuple[Calibration, Mapping[str, Tensor]]]) -> dic
     import torch
 
     return {
-        slot: torch.stack([calibration.apply(slot, scores[slot]).log() for calibration, scores in members])
+        slot: torch.stack([calibration.cooled(slot, scores[slot]) for calibration, scores in members])
         .mean(0)
         .log_softmax(1)
         for slot in members[0][1]

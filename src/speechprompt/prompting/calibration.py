@@ -21,7 +21,11 @@ class Calibration:
 
     def apply(self, slot: str, log_probabilities: Tensor) -> Tensor:
         """Calibrated probabilities (..., C) from log-probabilities (..., C)."""
-        return (log_probabilities.float() / self.temperatures.get(slot, 1.0)).softmax(-1)
+        return self.cooled(slot, log_probabilities).exp()
+
+    def cooled(self, slot: str, log_probabilities: Tensor) -> Tensor:
+        """Calibrated log-probabilities (..., C), finite where the given ones are."""
+        return (log_probabilities.float() / self.temperatures.get(slot, 1.0)).log_softmax(-1)
 
 
 def fit_temperature(log_probabilities: Tensor, targets: Tensor) -> float:

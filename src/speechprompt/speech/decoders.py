@@ -142,9 +142,13 @@ def _opened_media(raw: IO[bytes], name: str, media_format: str) -> Iterator[Deco
     except ImportError as error:
         raise MissingExtra("av", "media", f"reading {name} (webm, m4a, mp4)") from error
     try:
-        with av.open(raw, format=media_format) as container:
+        with av.open(raw, format=media_format, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise AudioError(f"{name} holds no audio stream")
+            if container.streams.audio[0].codec_context is None:
+                raise AudioError(
+                    f"{name} is coded in a way that cannot be decoded here; convert it to wav or flac"
+                )
             yield _MediaDecoder(container)
     except av.FFmpegError as error:
         text = f"{name} is truncated or damaged ({error.strerror}); copy or record it again"

@@ -26,7 +26,7 @@ def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> 
     clips = sorted(_clips(folder), key=lambda parts: [unicodedata.normalize("NFC", part) for part in parts])
     if not clips:
         raise CorpusError(
-            f"{folder} holds no audio, manifest.jsonl or metadata.csv; check that it is the one"
+            f"{folder} holds no audio, manifest.jsonl, metadata.csv or metadata.jsonl; check that it is the one"
         )
     for parts in clips:
         if not is_text(str(path := folder.joinpath(*parts))):
@@ -82,14 +82,35 @@ def is_text(name: str) -> bool:
     return True
 
 
-def _clips(folder: Path) -> Iterator[tuple[str, ...]]:
-    """Paths of audio files below a folder, as parts; hidden files and folders are left out."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        inside = Path(parent).relative_to(folder).parts
-        for name in files:
-            if Path(name).suffix.lower() in AUDIO_SUFFIXES and not name.startswith("."):
-                yield (*inside, name)
+def _clips(
+    folder: Path, inside: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, ...]]:
+    """Paths of audio files below a folder, as parts; hidden files and folders are left out.
+
+    Links to folders are followed, but not back to one `above`, whose clips are there already.
+    """
+    try:
+        status = folder.stat()
+        entries = list(os.scandir(folder))
+    except OSError:  # as os.walk: what cannot be listed holds nothing
+        return
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
+    for entry in entries:
+        if is_folder(entry):
+            if not entry.name.startswith((".", "__MACOSX")):
+                yield from _clips(Path(entry.path), (*inside, entry.name), above | {here})
+        elif Path(entry.name).suffix.lower() in AUDIO_SUFFIXES and not entry.name.startswith("."):
+            yield (*inside, entry.name)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _row(folder: Path, parts: tuple[str, ...], by_split: bool, labelled: bool) -> Row:

@@ -15,19 +15,21 @@ from speechprompt.speech.manifest import HEADER_KEYS, MANIFEST_VERSION, ROW_KEYS
 from speechprompt.speech.rows import Row, Source, assemble, check_split_field, label_text, located
 from speechprompt.speech.units import Units
 
-_NEMO_KEYS = frozenset(("audio_filepath", "offset", "duration", "split", "speaker", "id"))
+_NEMO_AUDIO = ("audio_filepath", "file_name")
+"""What names a row's audio: in NeMo, and in the metadata.jsonl of a Hugging Face audiofolder."""
+_NEMO_KEYS = frozenset((*_NEMO_AUDIO, "offset", "duration", "split", "speaker", "id"))
 _NEMO_LABELS = ("label", "command", "intent")
 
 Lines = Iterator[tuple[int, dict[str, Any]]]
 
 
 def read_jsonl(path: Path, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:
-    """Read a manifest or a NeMo manifest; which one, the first line tells."""
+    """Read a manifest, a NeMo manifest or a metadata.jsonl; which one, the first line tells."""
     lines = _objects(path)
     first = next(lines, None)
     if first is None:
         raise CorpusError(f"{path} is empty; check that it is the file you mean")
-    if "audio_filepath" in first[1]:
+    if any(key in first[1] for key in _NEMO_AUDIO):
         corpus = _read_nemo(path, first, lines, slots, split_field, seed)
     else:
         source = _source(path, *first)
@@ -176,7 +178,7 @@ def _read_nemo(
     split_field: str,
     seed: int,
 ) -> Corpus:
-    """NeMo's manifest: a line an utterance, no header; `slots` name the keys that hold labels."""
+    """NeMo's manifest or metadata.jsonl: a line an utterance, no header; `slots` name the keys that hold labels."""
     known = next(((key,) for key in _NEMO_LABELS if key in first[1]), ())
     chosen = tuple(slots) if slots is not None and all(slot in first[1] for slot in slots) else known
     source = Source(str(path), path.name.split(".")[0])
@@ -192,9 +194,9 @@ def _read_nemo(
 def _nemo_row(
     source: Source, folder: Path, slots: tuple[str, ...], split_field: str, line: int, fields: dict[str, Any]
 ) -> Row:
-    name = _text(source, line, fields, "audio_filepath")
+    name = next((found for key in _NEMO_AUDIO if (found := _text(source, line, fields, key))), None)
     if not name:
-        raise source.error(line, "no audio_filepath")
+        raise source.error(line, f"no {' or '.join(_NEMO_AUDIO)}")
     start = _seconds(source, line, fields, "offset")
     length = _seconds(source, line, fields, "duration")
     end = None if start is None or length is None else start + length

@@ -15,6 +15,7 @@ from speechprompt.speech.rows import check_split_field
 from speechprompt.speech.tables import METADATA, read_tables
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
+METADATA_LINES = "metadata.jsonl"
 _FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".txt")
 
 
@@ -24,7 +25,7 @@ def read_corpus(
     """Read a corpus from whatever the user has.
 
     A manifest (.jsonl, .jsonl.gz) or a folder that holds manifest.jsonl; a folder of label folders (below
-    split folders or not); a folder with metadata.csv; a csv or tsv; a NeMo manifest (.jsonl, .json);
+    split folders or not); a folder with metadata.csv or metadata.jsonl; a csv or tsv; a NeMo manifest (.jsonl, .json);
     `hf:owner/name[:config]`, or `owner/name` where no such path exists. `slots` picks and orders the label
     slots. `split_field` names the field that holds the split. `seed` draws the splits that are missing; a
     notice says so. The draw looks at all labels, whichever slots are picked; of a table, a NeMo manifest or a data
@@ -72,6 +73,8 @@ def _read_folder(folder: Path, slots: Sequence[str] | None, split_field: str, se
     name = folder.resolve().name
     if (folder / METADATA).is_file():
         return read_tables([(folder / METADATA, None)], name, slots, split_field, seed)
+    if (folder / METADATA_LINES).is_file():
+        return replace(read_jsonl(folder / METADATA_LINES, slots, split_field, seed), name=name)
     by_split = [(path / METADATA, split) for split, path in split_folders(folder).items()]
     if tables := [(table, split) for table, split in by_split if table.is_file()]:
         return read_tables(tables, name, slots, split_field, seed)

@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from speechprompt.errors import CorpusError, UnknownName, UsageError
@@ -71,20 +72,36 @@ def draw_splits(
 def _groups(utterances: Iterable[Utterance], fewest: int) -> tuple[list[str], str]:
     """The group of each utterance, and what a group is: speaker, recording or utterance."""
     utterances = list(utterances)
-    keys = [_group(u) for u in utterances]
-    kinds = {kind for kind, _ in keys}
-    if len(set(keys)) >= fewest and kinds != {"utterance"}:
-        return [f"{kind}:{name}" for kind, name in keys], "speaker" if "speaker" in kinds else "recording"
+    recordings = _recordings(utterances)
+    for by_speaker in (True, False):
+        keys = [_group(u, recordings, by_speaker) for u in utterances]
+        kinds = {kind for kind, _ in keys}
+        if len(set(keys)) >= fewest and kinds != {"utterance"}:
+            return [f"{kind}:{name}" for kind, name in keys], "speaker" if "speaker" in kinds else "recording"
     return [f"utterance:{u.id}" for u in utterances], "utterance"
 
 
-def _group(utterance: Utterance) -> tuple[str, str]:
-    if utterance.speaker is not None:
+def _group(utterance: Utterance, recordings: Mapping[Path, str], by_speaker: bool) -> tuple[str, str]:
+    if by_speaker and utterance.speaker is not None:
         return "speaker", utterance.speaker
-    spans = utterance.start_seconds is not None or utterance.end_seconds is not None
-    if spans and utterance.audio is not None:
-        return "recording", f"{utterance.audio.parent.name}/{utterance.audio.name}"
+    if utterance.audio is not None and utterance.audio in recordings:
+        return "recording", recordings[utterance.audio]
     return "utterance", utterance.id
+
+
+def _recordings(utterances: Iterable[Utterance]) -> dict[Path, str]:
+    """Names of recordings that are cut into spans: file and folder, and as many folders above as tell them apart."""
+    paths = dict.fromkeys(
+        u.audio
+        for u in utterances
+        if u.audio is not None and (u.start_seconds is not None or u.end_seconds is not None)
+    )
+    depth, deepest = 2, max((len(path.parts) for path in paths), default=0)
+    names = {path: "/".join(("", *path.parts)[-depth:]) for path in paths}
+    while depth < deepest and len(set(names.values())) < len(names):
+        depth += 1
+        names = {path: "/".join(("", *path.parts)[-depth:]) for path in paths}
+    return names
 
 
 def _position(seed: int, name: str) -> float:
