@@ -279,5 +279,9 @@ class _Work:
                 try:
                     [found[clip.name]] = self._units([clip], [waveform])
                 except AudioError as error:
-                    self._skip(clip.utterance, AudioError(f"{clip.utterance.audio}: {error}"), was_read=True)
+                    said = str(error).removeprefix("clip 0 ")
+                    error = AudioError(
+                        f"{clip.utterance.audio} {said}, or is left out with --skip-unreadable"
+                    )
+                    self._skip(clip.utterance, error, was_read=True)
             return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.material import QUICK, Ran, Run, rewritten
+from cli.material import QUICK, Ran, Run, rewritten, write_tone
 from speechprompt.cli.terminal import next_command
 
 
@@ -110,3 +110,40 @@ def test_two_folds_are_not_sent_to_an_option_that_refuses_them(
         )
         assert ran.code == 1
         assert "comes in 2 folds, which cannot train, validate and test" in ran.error
+
+
+def test_help_shows_kinds_and_no_internals(run: Run) -> None:
+    shown = run("train", "--help").out
+    assert "NUMBER|find" in shown
+    assert "NUMBER|none" in shown
+    assert "ANNOTATION" not in shown.upper()
+
+
+def test_a_prompt_is_not_a_folder_of_prompts(run: Run, pitch: Path) -> None:
+    ran = run("serve", pitch, "--quiet")
+    assert ran.code == 2
+    assert f"speechprompt serve {pitch.parent}" in ran.error
+
+
+def test_what_no_classifier_can_learn_is_told_before_training(
+    run: Run, toy: Path, toy_tokenizer: None, tmp_path: Path
+) -> None:
+    for i in range(9):
+        for name in ("flat", "one/a", "rare/a", *(("rare/b", "few/a", "few/b") if not i else ())):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+            write_tone(tmp_path / name / f"{name[-1]}{i}.wav", 300.0 + 50 * i, i)
+    rest = ("--lm", toy, "--out", tmp_path / "out", "--quiet", *QUICK)
+    for folder, finding, says in (
+        ("flat", "no_labels", "put the clips of each label into a folder"),
+        ("one", "one_label", "a classifier needs two"),
+        ("few", "missing_split", "need three clips a label"),
+    ):
+        report = run("doctor", tmp_path / folder, "--json")
+        assert report.code == 1
+        assert finding in {one["kind"] for one in report.document["findings"] if one["severity"] == "error"}
+        refused = run("train", tmp_path / folder, *rest)
+        assert refused.code != 0
+        assert says in refused.error
+    told = run("train", tmp_path / "rare", "--lm", toy, "--out", tmp_path / "out", *QUICK)
+    assert told.code == 0
+    assert "valid has no label 'b'" in " ".join(told.err.split())

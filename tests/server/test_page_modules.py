@@ -26,7 +26,11 @@ class Node {
   addEventListener(name, heard) { this.listeners[name] = heard; }
   setAttribute(name, value) { if (name === "value") this.value = value; }
   append(...children) { this.children.push(...children); }
-  replaceChildren(...children) { this.children = children; }
+  replaceChildren(...children) {
+    for (const [list, connected] of [[this.children, false], [children, true]])
+      for (const child of list) if (child instanceof Node) child.isConnected = connected;
+    this.children = children;
+  }
   querySelector() { return (this.inner ??= new Node()); }
   getContext() { return { clearRect() {}, fillRect() {} }; }
   checkValidity() { return true; }
@@ -161,6 +165,68 @@ def test_only_the_name_that_was_confirmed_is_replaced(
     tmp_path: Path, script: str, posts: list[list[object]]
 ) -> None:
     assert found(tmp_path, SERVER, script + ";", "posts") == posts
+
+
+FAILING = """
+const answered = globalThis.fetch;
+let down = true;
+globalThis.fetch = async (...request) => {
+  if (down) throw new TypeError("gone");
+  return answered(...request);
+};
+teach.name.value = "door";
+"""
+
+
+@pytest.mark.parametrize("elsewhere", ["", "place.replaceChildren(new Node());"])
+def test_a_form_is_kept_while_the_server_is_away(tmp_path: Path, elsewhere: str) -> None:
+    script = f"{FAILING} {elsewhere} await teach.open(); down = false; await teach.open();"
+    value = "[place.children[0] === teach.form, teach.name.value, teach.rows.length]"
+    assert found(tmp_path, SERVER, script, value) == [True, "door", 2]
+
+
+def test_the_clip_before_one_that_fails_does_not_stay(tmp_path: Path) -> None:
+    script = """
+    const { Ask } = await import("./ask.js");
+    const bad = { file: { name: "bad.wav" }, answer: null };
+    const ask = Object.create(Ask.prototype);
+    ask.history = { current: bad, draw() {}, select() {} };
+    ask.picker = { everything: true, chosen: new Set(["word"]) };
+    document.getElementById("answers").children = ["those of good.wav"];
+    ask.fail(bad, "it is no audio");
+    """
+    value = (
+        '[document.getElementById("clip").hidden, document.getElementById("answers").children.length, '
+        'document.getElementById("ask-notice").textContent]'
+    )
+    assert found(tmp_path, script, value) == [True, 0, "bad.wav: it is no audio"]
+
+
+def test_a_lesson_found_again_is_cancelled_with_the_token(tmp_path: Path) -> None:
+    script = """
+    const { Lesson } = await import("./lesson.js");
+    const sent = [];
+    globalThis.fetch = async (address, { method, headers }) => {
+      sent.push([method, new Headers(headers).get("authorization")]);
+      const known = sent.at(-1)[1] === "Bearer secret";
+      const content = known ? { id: "1", name: "door", state: "cancelled" } : { detail: "it needs the token" };
+      return new Response(JSON.stringify(content), { status: known ? 200 : 401 });
+    };
+    const job = { id: "1", name: "door", state: "running", stage: "training", step: 1, steps: 9 };
+    const lesson = new Lesson(job, { clips: [], token: "" });
+    lesson.node.press("Cancel");
+    await settled();
+    lesson.draw();
+    const said = lesson.problem.textContent;
+    lesson.secret.value = "secret";
+    lesson.node.press("Cancel");
+    await settled();
+    """
+    assert found(tmp_path, script, "[said, lesson.job.state, sent.map(([method]) => method)]") == [
+        "it needs the token",
+        "cancelled",
+        ["DELETE", "DELETE"],
+    ]
 
 
 def test_a_taken_name_is_told_as_what_to_press(tmp_path: Path) -> None:

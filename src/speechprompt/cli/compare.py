@@ -71,7 +71,7 @@ def compare(
     from speechprompt.experiments.compare import HEADINGS, compare_methods, first_fold
     from speechprompt.experiments.methods import check_methods
     from speechprompt.experiments.tables import form_of, write_whole
-    from speechprompt.speech.splits import require_trainable
+    from speechprompt.speech.splits import require_trainable, unheard_labels
 
     chosen = check_methods(names_of(methods) or [])
     if out is not None:
@@ -81,6 +81,8 @@ def compare(
         check_writable(out)
     corpus = first_fold(read_source(source, terminal, names_of(slots), split_field))
     require_trainable(corpus)
+    for notice in unheard_labels(corpus, "test"):
+        terminal.notice(notice)
     corpus = only_splits(corpus, ("train", "valid", "test"))
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)

@@ -141,6 +141,7 @@ def corpus_for(
     from speechprompt.evaluation.as_trained import as_trained
     from speechprompt.prompting.artifact import check_tokenizer
     from speechprompt.speech.recordings import copies
+    from speechprompt.speech.splits import unheard_labels
 
     corpus = read_source(source, terminal, list(artifact.config.slots), split_field)
     corpus = as_trained(corpus, artifact.config.corpus)
@@ -148,6 +149,8 @@ def corpus_for(
         terminal.notice(notice)
     training = [name for name in ("train", "valid") if with_baselines and corpus.split(name)]
     corpus = only_splits(corpus, dict.fromkeys([*training, split]))
+    for notice in unheard_labels(corpus, split):
+        terminal.notice(notice)
     if any(utterance.units is None for utterance in corpus.utterances):
         check_tokenizer(artifact.config, spoken_lm, artifact.path)
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)

@@ -138,15 +138,19 @@ def only_splits(corpus: Corpus, splits: Iterable[str]) -> Corpus:
     for split in wanted:
         if split not in counts:
             raise CorpusError(
-                f"{corpus.name} has no utterances in split '{split}'; it has {', '.join(counts)}"
+                f"{corpus.name} has no utterances in split '{split}', only in {', '.join(counts)}; add some "
+                "(splits that are drawn need three clips a label), or name them with --split-field"
             )
     return replace(corpus, utterances=tuple(u for u in corpus.utterances if u.split in wanted))
 
 
-def trainable(corpus: Corpus, folds: int | None) -> Corpus:
-    """The corpus, checked before anything is encoded. CorpusError or UsageError say what it lacks."""
+def trainable(terminal: Terminal, corpus: Corpus, folds: int | None) -> Corpus:
+    """The corpus, checked before anything is encoded, with a notice of labels that validation lacks.
+
+    CorpusError or UsageError say what else it lacks.
+    """
     from speechprompt.prompting.task import Task
-    from speechprompt.speech.splits import FEWEST_FOLDS, require_labels, require_trainable
+    from speechprompt.speech.splits import FEWEST_FOLDS, require_labels, require_trainable, unheard_labels
 
     published = [split for split in corpus.splits() if split.startswith("fold")]
     if published and len(published) < FEWEST_FOLDS:
@@ -158,6 +162,8 @@ def trainable(corpus: Corpus, folds: int | None) -> Corpus:
         raise UsageError(f"{corpus.name} comes in {len(published)} folds; add --folds {len(published)}")
     if folds is None:
         require_trainable(corpus)
+        for notice in unheard_labels(corpus, "valid") if corpus.split("valid") else ():
+            terminal.notice(notice)
     else:
         require_labels(corpus)
     Task.of_corpus(corpus)

@@ -64,12 +64,18 @@ def serve(
     accepted, then ends. The log goes to stderr, a JSON document a line.
     """
     try:
+        from speechprompt.prompting.artifact import CONFIG
         from speechprompt.server.running import run_server
         from speechprompt.server.settings import ServerSettings
     except ImportError as error:
         raise MissingExtra(str(error.name), "server", "serving") from None
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; make it, and put prompt folders into it")
+    if (folder / CONFIG).is_file():
+        raise UsageError(
+            f"{folder} is a prompt, not a folder of prompts; serve the one that holds it: "
+            f"speechprompt serve {folder.absolute().parent}"
+        )
     settings = ServerSettings(
         artifacts=folder,
         token=_token(token_file),

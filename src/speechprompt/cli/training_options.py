@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -50,6 +50,8 @@ def _word(value: object) -> str:
 
 def _kinds(annotation: Any) -> str:
     """What a value looks like: its choices, or its kind."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return "|".join(map(str, get_args(annotation)))
     parts = get_args(annotation) or (annotation,)

@@ -179,7 +179,7 @@ def _clip_findings(clips: Mapping[str, _Clip]) -> list[Finding]:
     def those(fits: Callable[[_Clip], bool]) -> list[str]:
         return [name for name, clip in clips.items() if fits(clip)]
 
-    short = f"shorter than {SHORT_SECONDS:g} s"
+    short = f"shorter than {SHORT_SECONDS:g} s (those that hold no frame need --skip-unreadable)"
     long = f"longer than {LONG_SECONDS:g} s and may be too long for the LM (train names those that are); cut them"
     rates = {clip.sample_rate for clip in clips.values()}
     common = Counter(clip.sample_rate for clip in clips.values()).most_common(1)
@@ -282,7 +282,19 @@ def _label_counts(corpus: Corpus) -> dict[str, dict[str, dict[str, int]]]:
 
 def _label_findings(corpus: Corpus) -> list[Finding]:
     findings = []
+    if not corpus.slots:
+        text = "no labels, so nothing can be learnt from it: a folder for each label, or --slots for a table"
+        findings.append(Finding("error", "no_labels", text, len(corpus.utterances)))
+    sizes = corpus.splits()
+    if not any(name.startswith("fold") for name in sizes):
+        for split in ("train", "valid"):
+            if split not in sizes:
+                text = f"no utterances in {split}, which train needs; splits that are drawn need three clips a label"
+                findings.append(Finding("error", "missing_split", text, 0))
     for slot, splits in _label_counts(corpus).items():
+        if len(labels := corpus.slots[slot]) < 2:
+            text = f"{slot} has one label, '{', '.join(labels)}'; a classifier needs two"
+            findings.append(Finding("error", "one_label", text, len(corpus.utterances)))
         for split, counts in splits.items():
             if absent := [label for label, count in counts.items() if not count]:
                 severity: Severity = "error" if split == "train" else "warning"

@@ -249,7 +249,10 @@ def shots(corpus: Corpus, slots: str | Sequence[str] | None, n: int, seed: int =
 def require_labels(corpus: Corpus, slots: Sequence[str] | None = None) -> None:
     """CorpusError when there are no labels, or an utterance has none for one of the slots (None: all of them)."""
     if not corpus.slots:
-        raise CorpusError(f"{corpus.name} has no labels; name the fields that hold them with --slots")
+        raise CorpusError(
+            f"{corpus.name} has no labels; put the clips of each label into a folder of its own, or name the fields "
+            "of a table or manifest that hold labels with --slots"
+        )
     for slot in corpus.slots if slots is None else slots:
         bare = [u.id for u in corpus.utterances if slot not in u.labels]
         if bare:
@@ -257,6 +260,17 @@ def require_labels(corpus: Corpus, slots: Sequence[str] | None = None) -> None:
                 f"{corpus.name}: '{bare[0]}' has no label for {slot} (nor have {len(bare) - 1} others); add it or "
                 "leave the row out, or name with --slots only what every row has"
             )
+
+
+def unheard_labels(corpus: Corpus, split: str) -> list[str]:
+    """A line for each slot with labels that no utterance of a split has: what accuracy there says nothing about."""
+    told = []
+    for slot, labels in corpus.slots.items():
+        found = {utterance.labels.get(slot) for utterance in corpus.split(split)}
+        if absent := [label for label in labels if label not in found]:
+            names = ", ".join(f"'{label}'" for label in absent[:3]) + (", …" if len(absent) > 3 else "")
+            told.append(f"{split} has no {slot} {names}: accuracy there says nothing about what it lacks")
+    return told
 
 
 def require_trainable(corpus: Corpus, slots: Sequence[str] | None = None) -> None:

@@ -110,7 +110,9 @@ class HubertEncoder:
             raise AudioError(f"clip {index} is not one row of finite samples; decode it to mono first")
         needed = self.geometry.receptive_samples
         if len(array) < needed:
-            raise AudioError(f"clip {index} has {len(array)} samples; one frame needs {needed}")
+            raise AudioError(
+                f"clip {index} lasts {len(array) / 16:.0f} ms; a clip needs at least {needed / 16:.0f} ms"
+            )
         samples = torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
         return functional.layer_norm(samples, samples.shape) if self.normalize else samples
 

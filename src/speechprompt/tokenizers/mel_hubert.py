@@ -230,7 +230,7 @@ def _pieces(waveform: Waveform, index: int) -> Iterator[Waveform]:
     frames = frame_count(len(waveform))
     if not frames:
         raise AudioError(
-            f"clip {index} has {len(waveform)} samples; one frame needs {WINDOW_SAMPLES} (35 ms)"
+            f"clip {index} lasts {len(waveform) / 16:.0f} ms; a clip needs at least {WINDOW_SAMPLES / 16:.0f} ms"
         )
     overlap = WINDOW_SAMPLES - FRAME_SAMPLES
     for first in range(0, frames, CHUNK_FRAMES):

@@ -87,17 +87,17 @@ export class Ask {
       this.open(entry);
       return this.explain(entry);
     } catch (error) {
-      return this.fail(entry, error.message);
+      return turn === entry.turn ? this.fail(entry, error.message) : undefined;
     }
   }
 
   fail(entry, message) {
     entry.problem = message;
     this.history.draw();
-    if (this.history.current === entry) {
-      this.say("");
-      tell(at("ask-notice"), `${entry.file.name}: ${message}`);
-    }
+    if (this.history.current !== entry) return;
+    this.say("");
+    this.open(entry); // of the clip before it nothing stays
+    this.drawSnippets();
   }
 
   say(words) {

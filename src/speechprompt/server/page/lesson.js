@@ -36,10 +36,11 @@ export class Lesson {
   async cancel(button) {
     button.disabled = true;
     try {
-      this.job = await request(`v1/teaching/${this.job.id}`, { method: "DELETE", token: this.token });
+      this.job = await request(`v1/teaching/${this.job.id}`, { method: "DELETE", token: this.token || this.secret.value });
       this.draw();
     } catch (error) {
-      this.words.textContent = error.message;
+      this.problem.textContent = error.message;
+      this.problem.hidden = false;
       button.disabled = false;
     }
   }
@@ -55,8 +56,11 @@ export class Lesson {
       this.bar = element("progress", { max: 1, "aria-label": "Progress of training" });
       this.words = element("p", { class: "status", role: "status" });
       this.curve = element("div", { class: "curve" });
+      this.problem = element("p", { class: "notice", role: "alert", hidden: true });
+      // after a reload nobody here knows the token any more
+      this.secret = element("input", { type: "password", autocomplete: "off", "aria-label": "Token of this server, to cancel", placeholder: "Token of this server", hidden: Boolean(this.token) });
       const cancel = element("button", { type: "button", class: "quiet", onclick: () => this.cancel(cancel) }, "Cancel");
-      this.node.replaceChildren(element("h2", {}, `Teaching “${this.job.name}”`), this.bar, this.words, this.curve, cancel);
+      this.node.replaceChildren(element("h2", {}, `Teaching “${this.job.name}”`), this.bar, this.words, this.curve, element("div", { class: "row" }, this.secret, cancel), this.problem);
     }
     const { stage, step, steps, remaining_seconds: left } = this.job;
     this.bar.value = stage === "training" ? 0.1 + (0.88 * step) / steps : { waiting: 0, loading: 0.03, encoding: 0.06, checking: 0.99 }[stage] ?? 0;

@@ -19,13 +19,23 @@ export class Teach {
     try {
       this.rules = await request("v1/teaching");
     } catch (error) {
-      this.place.replaceChildren(element("p", { class: "empty" }, error.status === 404 ? "This server does not teach." : error.message));
+      const said = error.status === 404 ? "This server does not teach." : error.message;
+      if (this.form?.isConnected) this.tell(said);
+      else this.place.replaceChildren(element("p", { class: "empty" }, said));
       return;
     }
+    this.tell("");
     if (!this.rules.enabled) return this.drawClosed();
     const running = this.rules.jobs.find((job) => ["waiting", "running"].includes(job.state));
     if (running) this.watch(running);
     else if (!this.form) this.drawForm();
+    else if (!this.form.isConnected && !this.lesson?.node.isConnected) this.showForm();
+  }
+
+  // The form with all that was put into it, after something else had its place.
+  showForm() {
+    this.place.replaceChildren(this.form);
+    this.judge();
   }
 
   // The view is left: what was being recorded is kept.
@@ -112,6 +122,7 @@ export class Teach {
   }
 
   tell(message) {
+    if (!this.notice) return;
     this.notice.textContent = message ?? "";
     this.notice.hidden = !message;
   }
@@ -180,8 +191,7 @@ export class Teach {
   // The form as it was, to add clips and train again; the task that it taught may be replaced unasked.
   back(taught) {
     this.replacing = this.lesson.job.state === "done" ? taught : null;
-    this.place.replaceChildren(this.form);
-    this.judge();
+    this.showForm();
   }
 }
 
