@@ -217,6 +217,17 @@ def test_bfloat16_is_close_and_keeps_the_fingerprint(name: str) -> None:
     assert train_step(lm, [run_of(lm, method="after_projection")])[0][1] > 0
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_rotary_frequencies_stay_exact_in_bfloat16(name: str) -> None:
+    lm = lm_of(name, fresh=True)
+    before = {k: x.clone() for k, x in lm.model.named_buffers() if k.endswith("inv_freq")}
+    lm.to(dtype=torch.bfloat16)
+    after = dict(lm.model.named_buffers())
+    assert before
+    assert all(torch.equal(after[k], x) for k, x in before.items())
+    assert {p.dtype for p in lm.model.parameters()} == {torch.bfloat16}
+
+
 def test_prompts_before_the_projections_are_refused_with_the_way_out() -> None:
     lm = lm_of("llama")
     for initialisation in ("units", "normal"):

@@ -274,6 +274,8 @@ def test_reference_prompts_with_shared_units_are_read_as_they_are(tmp_path: Path
             tensors[f"decoder.deep_{kind}_embed_prompts.{layer}.weight"] = torch.randn(5, 16)
     tensors["decoder.prefix_embed_prompts.weight"] = torch.randn(5, 16)
     shared = {"alpha": "7", "beta": "7", "gamma": "3", "short": "3", "long": "11"}
+    away = reference_prompt(tensors, toy_lm().to("meta"), TASK, shared)
+    assert {x.device.type for x in away.state_dict().values()} == {"meta"}
     entry = reference_prompt(tensors, lm, TASK, shared)
     assert entry.verbalizer.columns("word").tolist() == [11, 11, 7]
     assert entry.verbalizer.columns("length").tolist() == [7, 15]

@@ -13,6 +13,7 @@ from speechprompt.errors import CorpusError, UnknownName, UsageError
 from speechprompt.prompting.calibration import Calibration, fit_temperature, threshold_for
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import PROMPT_BUDGET, TrainingOptions
+from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import (
     frequency_units,
@@ -22,7 +23,7 @@ from speechprompt.prompting.verbalizers import (
 )
 from speechprompt.speech.manifest import Utterance
 from speechprompt.testing import UNIT_COUNT, toy_lm
-from toys import TASK, TRAIN, some_units
+from toys import TASK, TRAIN, run_of, some_units
 
 LM = toy_lm()
 COUNTS = st.lists(st.integers(2, UNIT_COUNT), min_size=1, max_size=3)
@@ -135,9 +136,9 @@ def test_wrong_options_are_refused(
 def test_slots_that_are_taught_in_turn_are_not_read_at_once() -> None:
     together = TrainingOptions.of_recipe("paper", {"decoding": "parallel", "prompt_length": 1})
     with pytest.raises(UsageError, match="--decoding autoregressive"):
-        new_entry(TASK, toy_lm(), together, TRAIN.units, TRAIN.targets)
-    alone = Task("word", {"word": TASK.slots["word"]})
-    new_entry(alone, toy_lm(), together, TRAIN.units, TRAIN.targets[:, :1])
+        run_of(toy_lm(), recipe="paper", decoding="parallel")
+    alone, one = Task("word", {"word": TASK.slots["word"]}), Examples(TRAIN.units, TRAIN.targets[:, :1])
+    Run("word", new_entry(alone, toy_lm(), together, one.units, one.targets), together, one, one)
 
 
 @settings(max_examples=60)

@@ -6,7 +6,7 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from speechprompt.errors import CorpusError, TrainingError
 from speechprompt.prompting import training
@@ -241,6 +242,30 @@ def test_a_checkpoint_that_is_not_this_run_is_named(damage: str, tmp_path: Path)
         run = Run(run.name, run.entry, run.options, turned, VALID)
     with pytest.raises(TrainingError, match=r"checkpoint\.pt"):
         train_runs(LM, [run], checkpoint=path)
+
+
+def test_a_run_goes_on_where_its_start_is_rounded_otherwise(tmp_path: Path) -> None:
+    """Another device computes the states that a prompt starts from; another prompt is another run."""
+
+    def interrupted(event: Mapping[str, Any]) -> None:
+        if event.get("step") == 3:
+            raise Stop
+
+    def changed(by: Callable[[Tensor], Tensor]) -> Run:
+        run = run_of(LM)
+        with torch.no_grad():
+            run.entry.prompt.vectors.copy_(by(run.entry.prompt.vectors))
+        return Run(run.name, run.entry, run.options, run.train, run.valid)
+
+    path, whole = tmp_path / "checkpoint.pt", run_of(LM)
+    train_runs(LM, [whole])
+    with pytest.raises(Stop):
+        train_runs(LM, [run_of(LM)], interrupted, path, 1)
+    with pytest.raises(TrainingError, match="other options, data or LM"):
+        train_runs(LM, [changed(lambda x: x.flip(1))], checkpoint=path)
+    resumed = changed(lambda x: x * (1 + 1e-6))
+    train_runs(LM, [resumed], checkpoint=path)
+    assert_same(state(resumed), state(whole))
 
 
 SCRIPT = """

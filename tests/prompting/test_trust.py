@@ -78,6 +78,12 @@ def test_a_loaded_prompt_keeps_no_more_than_its_own_bytes(careful: Artifact, tmp
     assert prompt.size_bytes == sum(tensor.untyped_storage().nbytes() for tensor in kept)
 
 
+def test_a_domain_goes_where_the_states_are(careful: Artifact) -> None:
+    assert careful.domain is not None
+    moved = careful.domain.to("meta")
+    assert moved.distances(torch.zeros(3, moved.means.shape[1], device="meta")).device.type == "meta"
+
+
 def test_an_artifact_of_before_has_no_domain_and_answers(careful: Artifact, tmp_path: Path) -> None:
     folder = Artifact(careful.config, careful.entry).save(tmp_path / "old")
     text = (folder / CONFIG).read_text()

@@ -52,9 +52,10 @@ class Clock:
             return self._now() - start
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(self.device)
-        first.record()
+        stream = torch.cuda.current_stream(self.device)  # not that of cuda:0
+        first.record(stream)
         work()
-        last.record()
+        last.record(stream)
         torch.cuda.synchronize(self.device)
         return float(first.elapsed_time(last)) / 1e3
 

@@ -25,6 +25,8 @@ from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.transformer import take_rows, unit_means
 
 UNITS = "units.json"
+ROTARY = "inv_freq"
+"""How the buffers of transformers end that hold rotary frequencies."""
 
 
 class UnitVocabulary(BaseModel):
@@ -139,9 +141,16 @@ class HuggingFaceUnitLM:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> HuggingFaceUnitLM:
-        """The same LM, moved in place to a device and a precision; the fingerprint stays."""
+        """The same LM, moved in place to a device and a precision; the fingerprint stays.
+
+        Frequencies of rotary positions stay as they are: bfloat16 would turn them half a radian after 1,000 units.
+        """
         _ = self.fingerprint
+        exact = {name: x for name, x in self.model.named_buffers() if name.endswith(ROTARY)}
         cast(Any, self.model).to(device=device, dtype=dtype)
+        for name, frequencies in exact.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(owner), leaf, frequencies.to(self.device))
         return self
 
     def _embeddings(self) -> Tensor:

@@ -46,6 +46,11 @@ class Domain:
         squared = (along.square() / self.variances[:-1]).sum(-1) + rest / self.variances[-1]
         return squared.min(1).values.sqrt()
 
+    def to(self, device: torch.device | str) -> Domain:
+        """The same on a device: where the states are that it is asked about."""
+        means, directions, variances = (x.to(device) for x in (self.means, self.directions, self.variances))
+        return Domain(means, directions, variances, self.limit)
+
     def tensors(self) -> dict[str, Tensor]:
         """What is saved, by name."""
         return {

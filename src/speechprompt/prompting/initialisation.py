@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from speechprompt.errors import UsageError
 from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import TaskPrompt
@@ -33,14 +32,8 @@ def new_entry(
 ) -> TaskPrompt:
     """An untrained prompt, separator and verbalizer for a task; deterministic in `options.seed`.
 
-    `units` and `targets` (n,S) are the training split: real states to start from, frequencies to rank. UsageError
-    where the loss and the decoding of several slots do not go together.
+    `units` and `targets` (n,S) are the training split: real states to start from, frequencies to rank.
     """
-    if options.loss == "published" and options.decoding == "parallel" and len(task.slots) > 1:
-        raise UsageError(
-            f"the published loss teaches one slot after another, and the {len(task.slots)} slots of '{task.name}' "
-            "would be read at once; take --decoding autoregressive with it"
-        )
     generator = torch.Generator().manual_seed(options.seed)
     labels = sum(map(len, task.slots.values()))
     streams, size = _streams(lm, options, labels)

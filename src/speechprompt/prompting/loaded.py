@@ -30,9 +30,10 @@ class LoadedPrompt:
     def of(cls, artifact: Artifact, lm: UnitLM, name: str | None = None) -> LoadedPrompt:
         """Fold an artifact; its configuration, metrics and trained vectors are not kept."""
         config = artifact.config
+        domain = None if artifact.domain is None else artifact.domain.to(lm.device)
         return cls(
             name or artifact.name,
-            dataclasses.replace(artifact.entry.fold(lm), domain=artifact.domain),
+            dataclasses.replace(artifact.entry.fold(lm), domain=domain),
             config.calibration,
             config.tokenizer,
             config.tokenizer_fingerprint,

@@ -44,7 +44,8 @@ def reference_prompt(
     except KeyError as missing:
         raise CheckpointError(f"{source} is not a reference prompt for this task: no {missing}") from None
     prompt = _prompt(tensors, separator, lm, source)
-    return TaskPrompt(task, prompt, _verbalizer(tensors, units, lm), decoding="autoregressive")
+    entry = TaskPrompt(task, prompt, _verbalizer(tensors, units, lm), decoding="autoregressive")
+    return entry.to(lm.device)
 
 
 def _prompt(tensors: Mapping[str, Tensor], separator: Tensor, lm: UnitLM, source: str) -> Prompt:

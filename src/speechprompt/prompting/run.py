@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechprompt.errors import CorpusError, TrainingError
+from speechprompt.errors import CorpusError, TrainingError, UsageError
 from speechprompt.prompting.augmentation import augmented, check_augmentation
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.losses import Dropouts
@@ -29,6 +28,8 @@ FIRST_RATE = 5e-3
 """Learning rate until a range test has found another."""
 LEAST_GAIN = 0.05
 """Share by which loss must fall to win patience once every validation answer is right."""
+SKETCHED = 64
+"""Stretches of each tensor that a run remembers of its start."""
 STEADY_LOGITS, STEADY_STATE = 26, 96
 """Logits, and numbers of a normed state, that a verbalizer can sum at the prompt's learning rate."""
 
@@ -130,6 +131,11 @@ class Run:
     ) -> None:
         if not len(train):
             raise TrainingError(f"'{name}' has no training utterances")
+        if options.loss == "published" and options.decoding == "parallel" and len(entry.task.slots) > 1:
+            raise UsageError(
+                f"the published loss teaches one slot after another, and the {len(entry.task.slots)} slots of "
+                f"'{entry.task.name}' would be read at once; take --decoding autoregressive with it"
+            )
         check_augmentation(options, train.units)
         self.name, self.entry, self.options, self.train, self.valid = name, entry, options, train, valid
         self.progress = Progress()
@@ -137,7 +143,7 @@ class Run:
         self.generator = torch.Generator().manual_seed(options.seed + 1)
         self.dropouts = Dropouts(options.prompt_dropout, options.verbalizer_dropout, self.generator)
         self.best = _copy(entry)
-        self.start = _digest(self.best)
+        self.start = _sketch(self.best)
         self.optimiser = self._optimiser()
         self._base_rates = [group["lr"] for group in self.optimiser.param_groups]
         self._batches = self._epoch_batches()
@@ -291,9 +297,7 @@ def _copy(entry: TaskPrompt) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in entry.state_dict().items()}
 
 
-def _digest(state: dict[str, Tensor]) -> str:
-    """Hash of a state: runs that started from other vectors are other runs."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode() + state[name].numpy().tobytes())
-    return digest.hexdigest()
+def _sketch(state: Mapping[str, Tensor]) -> Tensor:
+    """Sums over stretches of a state, float64: runs that started from other vectors are other runs."""
+    parts = [part for name in sorted(state) for part in state[name].flatten().chunk(SKETCHED)]
+    return torch.stack([part.double().sum() for part in parts] or [torch.zeros((), dtype=torch.float64)])

@@ -30,6 +30,8 @@ Event = Mapping[str, Any]
 Listener = Callable[[Event], None]
 
 EVALUATION_BATCH = 128
+SAME_START = 0.02
+"""How far a run's start may be from that of its checkpoint, as a share of it; bfloat16 rounds by less."""
 ROWS_A_PASS = 64
 """Utterances of joint runs that one pass takes on a CPU, unless a run's own batch is larger: more leave the cache."""
 
@@ -225,9 +227,14 @@ def find_learning_rate(lm: UnitLM, run: Run, steps: int = 48, low: float = 3e-4,
 def _identity(lm: UnitLM, runs: Sequence[Run]) -> str:
     parts = [lm.fingerprint]
     for run in runs:
-        parts += [run.name, run.options.model_dump_json(), str(run.entry.task.slots), run.start]
+        parts += [run.name, run.options.model_dump_json(), str(run.entry.task.slots)]
         parts += [_digest(run.train), _digest(run.valid)]
     return "\n".join(parts)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two starts are one but for rounding: states of an LM that another device computed differ by that."""
+    return one.shape == other.shape and float((one - other).norm()) <= SAME_START * float(other.norm())
 
 
 def _digest(examples: Examples) -> str:
@@ -241,7 +248,7 @@ def _save(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _unfinished(path)
     state = {"identity": _identity(lm, runs), "threads": torch.get_num_threads()}
-    torch.save({**state, "runs": [run.state() for run in runs]}, scratch)
+    torch.save({**state, "runs": [{"start": run.start, **run.state()} for run in runs]}, scratch)
     scratch.replace(path)
 
 
@@ -253,11 +260,13 @@ def _restore(path: Path, lm: UnitLM, runs: Sequence[Run]) -> None:
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         identity, states, threads = saved["identity"], saved["runs"], int(saved["threads"])
+        starts = [state.pop("start") for state in states]
     except Exception as error:
         raise TrainingError(
             f"{path} is not a training checkpoint ({error}); delete it to start over"
         ) from None
-    if identity != _identity(lm, runs):
+    alike = all(_alike(start, run.start) for start, run in zip(starts, runs, strict=False))
+    if identity != _identity(lm, runs) or not alike:
         raise TrainingError(
             f"{path} belongs to a run with other options, data or LM; delete it or choose another --out"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,13 @@ from transformers.activations import ACT2FN
 from speechprompt.packed_linear import PackedLinear
 
 _MOMENT_ROWS = 1 << 16
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Convolutions in fp32 there, too: cuDNN would round their factors to tf32, and its units would be others."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
 
 
 class Geometry:
@@ -70,8 +78,12 @@ class Convolutions:
 
     def __call__(self, samples: Tensor, block_frames: int) -> Tensor:
         """Features (T,C) of fp32 samples (S,), so many frames at a time."""
-        weight, bias = self._first_weight(samples)
         run = self._block_by_products if self._products else self._block
+        with full_precision(samples.device):
+            return self._features(run, samples, block_frames)
+
+    def _features(self, run: Any, samples: Tensor, block_frames: int) -> Tensor:
+        weight, bias = self._first_weight(samples)
         return torch.cat([run(block, weight, bias) for block in self.geometry.blocks(samples, block_frames)])
 
     def _first_weight(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
