@@ -24,7 +24,7 @@ TINY = PACKAGE / "bundled" / "tiny"
 
 @pytest.fixture(scope="module")
 def tiny() -> SpokenLM:
-    return SpokenLM.load("tiny@3")
+    return SpokenLM.load("tiny@4")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_what_ships_is_small() -> None:
 
 
 def test_tokenizer_and_lm_agree(tiny: SpokenLM) -> None:
-    assert tiny.name == "tiny@3"
+    assert tiny.name == "tiny@4"
     assert tiny.tokenizer.unit_count == tiny.lm.unit_count == 500 + 128 + 64
     assert tiny.tokenizer_name == tiny.tokenizer.name
 
@@ -73,8 +73,8 @@ def test_units_of_the_demo_do_not_depend_on_the_batch(tiny: SpokenLM, demo: Corp
 
 
 def test_an_older_version_is_refused_with_both_names() -> None:
-    with pytest.raises(UsageError, match=r"tiny@1 .* tiny@3"):
-        SpokenLM.load("tiny@1")
+    with pytest.raises(UsageError, match=r"tiny@3 .* tiny@4"):
+        SpokenLM.load("tiny@3")
 
 
 def test_silence_has_units(tiny: SpokenLM) -> None:

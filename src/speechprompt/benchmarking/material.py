@@ -28,7 +28,7 @@ TRUE_SIZE = DecoderSizes(12, 1024, 16, 4096, 104)
 """The published GSLM over 100 HuBERT units, 151 M parameters."""
 QUICK_SIZE = DecoderSizes(2, 64, 4, 128, 104)
 SMALL_SIZE = DecoderSizes(4, 192, 3, 640, 696)
-"""The unit LM of `tiny@3`."""
+"""The unit LM of `tiny@4`."""
 
 
 @dataclass(frozen=True, slots=True)
