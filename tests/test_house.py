@@ -16,7 +16,7 @@ import speechprompt
 PACKAGE = Path(speechprompt.__file__).parent
 FLOORS = (
     ("errors",),
-    ("metrics", "downloads", "checkpoints", "packed_linear", "replacing"),
+    ("metrics", "downloads", "checkpoints", "packed_linear", "filesystem"),
     ("speech",),
     ("corpora", "tokenizers", "lms"),
     ("spoken_lm", "spoken_lm_folder"),

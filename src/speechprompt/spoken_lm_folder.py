@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechprompt.errors import CheckpointError, OutputExists
-from speechprompt.replacing import replace_folder
+from speechprompt.filesystem import replace_folder
 from speechprompt.spoken_lm import DESCRIPTION
 
 if TYPE_CHECKING:

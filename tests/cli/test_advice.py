@@ -136,7 +136,7 @@ def test_what_no_classifier_can_learn_is_told_before_training(
     for folder, finding, says in (
         ("flat", "no_labels", "put the clips of each label into a folder"),
         ("one", "one_label", "a classifier needs two"),
-        ("few", "missing_split", "need three clips a label"),
+        ("few", "missing_split", "needs three clips a label"),
     ):
         report = run("doctor", tmp_path / folder, "--json")
         assert report.code == 1

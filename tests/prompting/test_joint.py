@@ -26,7 +26,12 @@ def jobs() -> list[Job]:
         ("both", first, ["length", "word"], {"decoding": "autoregressive", "seed": 1}),
         ("length", first, ["length"], {"prompt_length": 5, "learning_rate": 1e-3, "prompt_dropout": 0.1}),
         ("other", second, ["word"], {"method": "before_projection", "batch_size": 5, "steps": 12}),
-        ("paper", second, ["word", "length"], {"loss": "published", "verbalizer": "frequency"}),
+        (
+            "paper",
+            second,
+            ["word", "length"],
+            {"loss": "published", "verbalizer": "frequency", "decoding": "autoregressive"},
+        ),
     ]
     return [
         Job(name, corpus, Task.of_corpus(corpus, slots), SHORT.model_copy(update=changes))

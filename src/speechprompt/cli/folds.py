@@ -14,7 +14,7 @@ from speechprompt.cli.materials import few
 from speechprompt.cli.terminal import Terminal, interval, percent, table
 from speechprompt.cli.training_run import RunFolder, train_resumably
 from speechprompt.errors import ArtifactError, OutputExists
-from speechprompt.replacing import replace_folder
+from speechprompt.filesystem import replace_folder
 
 if TYPE_CHECKING:
     from speechprompt.evaluation.evaluate import Evaluation

@@ -134,12 +134,15 @@ def only_splits(corpus: Corpus, splits: Iterable[str]) -> Corpus:
 
     CorpusError when one of the splits is empty.
     """
+    from speechprompt.speech.splits import DRAWN_BY_HASH, SPLITS
+
     wanted, counts = tuple(splits), corpus.splits()
     for split in wanted:
         if split not in counts:
+            drawn = split in SPLITS and DRAWN_BY_HASH in (corpus.split_rule or "")
+            hint = f"; {DRAWN_BY_HASH}, a split needs three clips a label" if drawn else ""
             raise CorpusError(
-                f"{corpus.name} has no utterances in split '{split}', only in {', '.join(counts)}; add some "
-                "(splits that are drawn need three clips a label), or name them with --split-field"
+                f"{corpus.name} has no utterances in split '{split}'; it has {', '.join(counts)}{hint}"
             )
     return replace(corpus, utterances=tuple(u for u in corpus.utterances if u.split in wanted))
 

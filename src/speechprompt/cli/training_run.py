@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from speechprompt.cli.terminal import Progress, Terminal, percent
-from speechprompt.replacing import replace_folder
+from speechprompt.filesystem import replace_folder
 
 if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact

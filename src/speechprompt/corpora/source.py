@@ -11,7 +11,7 @@ from pathlib import Path
 from speechprompt.corpora.headers import Header, read_header
 from speechprompt.corpora.protocol import CorpusDescription
 from speechprompt.errors import AudioError, CorpusError
-from speechprompt.speech.folders import is_folder
+from speechprompt.filesystem import is_folder
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".sph", ".aiff", ".aif")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechprompt.errors import WorkError
 from speechprompt.experiments.search import Changes, Searcher
-from speechprompt.replacing import replace_folder
+from speechprompt.filesystem import replace_folder
 
 if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact

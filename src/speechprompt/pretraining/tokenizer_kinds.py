@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from speechprompt.errors import CheckpointError, OutputExists
+from speechprompt.filesystem import replace_folder
 from speechprompt.pretraining.mel_tokenizer import MelTokenizerOptions, pretrain_mel_tokenizer
-from speechprompt.replacing import replace_folder
 from speechprompt.speech.manifest import Utterance
 from speechprompt.tokenizers.protocol import UnitTokenizer
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speechprompt.errors import ArtifactError, CorpusError, OutputExists
+from speechprompt.filesystem import replace_folder
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
@@ -27,7 +28,6 @@ from speechprompt.prompting.prompt import Prompt
 from speechprompt.prompting.readings import sizes_of
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbalizer, Verbalizer
-from speechprompt.replacing import replace_folder
 from speechprompt.spoken_lm import SpokenLM
 
 CONFIG, TENSORS, METRICS, CARD = "prompt_config.json", "prompt.safetensors", "metrics.json", "README.md"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from speechprompt.errors import CorpusError
+from speechprompt.filesystem import is_folder
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.rows import Row, Source, assemble
 from speechprompt.speech.splits import canonical_split
@@ -103,14 +104,6 @@ def _clips(
                 yield from _clips(Path(entry.path), (*inside, entry.name), above | {here})
         elif Path(entry.name).suffix.lower() in AUDIO_SUFFIXES and not entry.name.startswith("."):
             yield (*inside, entry.name)
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one."""
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _row(folder: Path, parts: tuple[str, ...], by_split: bool, labelled: bool) -> Row:

@@ -1,10 +1,19 @@
-"""Putting a finished folder in the place of an older one, so that no failure leaves neither."""
+"""Folders: told from files, and put in the place of older ones so that no failure leaves neither."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def replace_folder(new: Path, target: Path) -> None:
