@@ -49,16 +49,18 @@ def test_a_replaced_folder_stays_until_the_new_one_is_whole(
     (tmp_path / "link").symlink_to(target, target_is_directory=True)
     real = Path.replace
 
-    def fails(self: Path, to: Path) -> Path:
-        if Path(to) == target:
-            raise OSError(13, "Permission denied")
-        return real(self, to)
+    for error in (OSError(13, "Permission denied"), KeyboardInterrupt("Permission denied")):
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", fails)
-        with pytest.raises(OSError, match="Permission denied"):
-            write_folder(target, toy_lm(seed=1).model, "new", "toy", force=True)
-    assert SpokenLM.load(target).name == "old@1"
+        def fails(self: Path, to: Path, error: BaseException = error) -> Path:
+            if Path(to) == target:
+                raise error
+            return real(self, to)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", fails)
+            with pytest.raises(type(error), match="Permission denied"):
+                write_folder(target, toy_lm(seed=1).model, "new", "toy", force=True)
+        assert SpokenLM.load(target).name == "old@1"
     write_folder(tmp_path / "link", toy_lm(seed=1).model, "new", "toy", force=True)
     assert (SpokenLM.load(target).name, SpokenLM.load(tmp_path / "link").name) == ("old@1", "new@1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "lm"]

@@ -233,7 +233,9 @@ class _Work:
         return keys
 
     def _skip(self, utterance: Utterance, error: AudioError, was_read: bool = False) -> None:
-        if not (self.skip_unreadable or (was_read and self.skip_short)):
+        if was_read and not (self.skip_unreadable or self.skip_short):
+            raise AudioError(f"{error}; --skip-unreadable leaves such clips out")
+        if not (was_read or self.skip_unreadable):
             raise error
         self.skipped[utterance.id] = str(error)
 
@@ -280,8 +282,5 @@ class _Work:
                     [found[clip.name]] = self._units([clip], [waveform])
                 except AudioError as error:
                     said = str(error).removeprefix("clip 0 ")
-                    error = AudioError(
-                        f"{clip.utterance.audio} {said}, or is left out with --skip-unreadable"
-                    )
-                    self._skip(clip.utterance, error, was_read=True)
+                    self._skip(clip.utterance, AudioError(f"{clip.utterance.audio} {said}"), was_read=True)
             return found

@@ -19,7 +19,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 def replace_folder(new: Path, target: Path) -> None:
     """Move `new` to `target` on the same file system; what was there (a link: the link) goes once that is done.
 
-    OSError when it cannot be done; what was there is then back in its place.
+    OSError when it cannot be done; what was there is then back in its place, as it is after Ctrl-C.
     """
     if not target.exists():
         new.replace(target)
@@ -28,11 +28,9 @@ def replace_folder(new: Path, target: Path) -> None:
     old = aside / "folder"
     try:
         target.replace(old)
-        try:
-            new.replace(target)
-        except OSError:
+        new.replace(target)
+    finally:  # after Ctrl-C, too
+        if os.path.lexists(old) and not target.exists():
             old.rename(target)
-            raise
-    finally:
         if target.exists():
             shutil.rmtree(aside, ignore_errors=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.material import QUICK, Ran, Run, rewritten, write_tone
+from speechprompt.cli.lms import published_files
 from speechprompt.cli.terminal import next_command
 
 
@@ -147,3 +148,21 @@ def test_what_no_classifier_can_learn_is_told_before_training(
     told = run("train", tmp_path / "rare", "--lm", toy, "--out", tmp_path / "out", *QUICK)
     assert told.code == 0
     assert "valid has no label 'b'" in " ".join(told.err.split())
+
+
+def test_a_published_lm_is_found_by_the_name_that_is_listed() -> None:
+    assert published_files("gslm-hubert100@1") == published_files("gslm-hubert100")
+
+
+def test_a_clip_that_holds_no_frame_is_told_with_the_way_out(
+    run: Run, toy: Path, toy_tokenizer: None, tmp_path: Path
+) -> None:
+    for i in range(4):
+        for name in ("a", "b"):
+            (tmp_path / "clips" / name).mkdir(parents=True, exist_ok=True)
+            write_tone(tmp_path / "clips" / name / f"{i}.wav", 300.0 + 50 * i, i)
+    short = write_tone(tmp_path / "clips" / "a" / "short.wav", 300.0, seconds=0.01)
+    refused = run("encode", tmp_path / "clips", "--lm", toy, "--out", tmp_path / "u.jsonl", "--quiet")
+    assert refused.code == 1
+    assert f"{short}" in refused.error
+    assert "--skip-unreadable leaves such clips out" in refused.error

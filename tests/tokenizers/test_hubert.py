@@ -24,6 +24,7 @@ from speechprompt.errors import AudioError
 from speechprompt.speech.units import expand
 from speechprompt.tokenizers import UnitTokenizer, hubert_encoder
 from speechprompt.tokenizers.hubert import HubertTokenizer
+from speechprompt.tokenizers.hubert_convolutions import full_precision
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +224,11 @@ def test_golden_units_in_bfloat16(shared: Path) -> None:
     with np.load(case / "golden.npz") as golden:
         same = expand(tokenizer.encode(golden["wave"])) == golden["km/units_layer2"]
     assert same.mean() > 0.98  # all 115 of them when this was written
+
+
+def test_convolutions_on_a_gpu_are_not_rounded_to_tf32() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with full_precision(torch.device("cuda")):
+        assert not torch.backends.cudnn.allow_tf32
+    with full_precision(torch.device("cpu")):
+        assert torch.backends.cudnn.allow_tf32 == before

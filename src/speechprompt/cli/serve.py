@@ -64,18 +64,11 @@ def serve(
     accepted, then ends. The log goes to stderr, a JSON document a line.
     """
     try:
-        from speechprompt.prompting.artifact import CONFIG
         from speechprompt.server.running import run_server
         from speechprompt.server.settings import ServerSettings
     except ImportError as error:
         raise MissingExtra(str(error.name), "server", "serving") from None
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; make it, and put prompt folders into it")
-    if (folder / CONFIG).is_file():
-        raise UsageError(
-            f"{folder} is a prompt, not a folder of prompts; serve the one that holds it: "
-            f"speechprompt serve {folder.absolute().parent}"
-        )
+    _check_folder(folder)
     settings = ServerSettings(
         artifacts=folder,
         token=_token(token_file),
@@ -88,6 +81,19 @@ def serve(
     )
     spoken_lm = open_spoken_lm(lm or _lm_of(folder), device, dtype, threads)
     run_server(spoken_lm, settings, host, port, quiet=terminal.quiet)
+
+
+def _check_folder(folder: Path) -> None:
+    """UsageError for what is no folder, or is a prompt itself."""
+    from speechprompt.prompting.artifact import CONFIG
+
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; make it, and put prompt folders into it")
+    if (folder / CONFIG).is_file():
+        raise UsageError(
+            f"{folder} is a prompt, not a folder of prompts; serve the one that holds it: "
+            f"speechprompt serve {folder.absolute().parent}"
+        )
 
 
 def _token(file: Path | None) -> str | None:
