@@ -338,7 +338,7 @@ def test_a_field_of_splits_that_is_not_there_is_refused(tmp_path: Path) -> None:
         Corpus.read(nemo, split_field="prat")
     folders = tmp_path / "folders"
     clips(folders, *(f"{word}/{i}.wav" for word in "ab" for i in "1234"))
-    with pytest.raises(UnknownName, match="split field 'part'"):
+    with pytest.raises(UsageError, match="split field 'part', for this source has no fields"):
         Corpus.read(folders, split_field="part")
 
 

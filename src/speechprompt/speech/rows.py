@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from speechprompt.errors import CorpusError, UnknownName
+from speechprompt.errors import CorpusError, UnknownName, UsageError
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.splits import canonical_split, draw_splits
 
@@ -102,9 +102,14 @@ def assemble(source: Source, rows: Iterable[Row], slots: Sequence[str] | None, s
 
 
 def check_split_field(name: str, known: Iterable[str]) -> None:
-    """UnknownName for a field of splits, other than `split`, that a source does not have."""
-    if name != "split" and name not in (fields := list(known)):
-        raise UnknownName("split field", name, fields)
+    """UnknownName for a field of splits, other than `split`, that a source does not have; UsageError if it has none."""
+    if name == "split" or name in (fields := list(known)):
+        return
+    if not fields:
+        raise UsageError(
+            f"there is no split field '{name}', for this source has no fields; leave --split-field out"
+        )
+    raise UnknownName("split field", name, fields)
 
 
 class _SplitNames:
