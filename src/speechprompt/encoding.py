@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from speechprompt.errors import AudioError, CorpusError, UnitsError
 from speechprompt.speech.audio import AudioLimits, read_waveform
 from speechprompt.speech.manifest import Corpus, Utterance
-from speechprompt.speech.speeds import SpeedCopies, at_speed, speed_key
+from speechprompt.speech.speeds import AnswerCopies, SpeedCopies, at_speed, speed_key
 from speechprompt.speech.unit_store import UnitStore, file_key
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
@@ -102,12 +102,12 @@ def _of_length(found: Encoded, most_units: int | None, skip: bool) -> Encoded:
 def with_speed_copies(
     corpus: Corpus,
     spoken_lm: SpokenLM,
-    wanted: Iterable[SpeedCopies],
+    wanted: Iterable[SpeedCopies | AnswerCopies],
     store: UnitStore | None = None,
     listener: Listener | None = None,
     splits: Collection[str] | None = ("train",),
 ) -> Encoded:
-    """Give the utterances of `splits` (None: all) their units at other speeds, which only training hears.
+    """Give the utterances of `splits` (None: all) their units at other speeds, to train on or to be answered with.
 
     The corpus must carry units. Speeds that an utterance already has are not encoded again; one without audio stays
     as it is, with a notice; a copy too short for one unit, or too long for the LM, is the clip as it was recorded.
@@ -124,7 +124,7 @@ def with_speed_copies(
             {speed for copies in asked for speed in copies.speeds(u.id)} - set(u.speed_copies)
         )
     ]
-    notice = f"{bare} of {len(chosen)} utterances have units and no audio; they train without speed copies"
+    notice = f"{bare} of {len(chosen)} utterances have units and no audio; they stay without speed copies"
     notices = [notice] if bare else []
     if not clips:
         return Encoded(corpus, notices=notices)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from speechprompt.encoding import check_lengths, encode_corpus
 from speechprompt.errors import UsageError
-from speechprompt.evaluation.evaluate import Evaluation, split_of
+from speechprompt.evaluation.evaluate import Evaluation, split_of, with_answer_copies
 from speechprompt.evaluation.summary import AnsweredUtterance, SlotAnswer, summarise
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.spoken_lm import SpokenLM
@@ -21,12 +21,18 @@ if TYPE_CHECKING:
 
 
 def evaluate_ensemble(
-    spoken_lm: SpokenLM, artifacts: Sequence[Artifact], corpus: Corpus, split: str = "test", seed: int = 0
+    spoken_lm: SpokenLM,
+    artifacts: Sequence[Artifact],
+    corpus: Corpus,
+    split: str = "test",
+    seed: int = 0,
+    copies: int = 0,
 ) -> Evaluation:
     """The numbers of prompts that answer together. Errors as in `evaluate`, and UsageError for other slots."""
-    test = split_of(encode_corpus(corpus, spoken_lm).corpus, split)
+    encoded = encode_corpus(corpus, spoken_lm).corpus
+    test = split_of(with_answer_copies(encoded, spoken_lm, split, copies), split)
     check_lengths(test, spoken_lm.lm.max_units)
-    rows = ensemble_answers(spoken_lm.lm, artifacts, test)
+    rows = ensemble_answers(spoken_lm.lm, artifacts, test, copies)
     numbers = summarise(rows, artifacts[0].entry.task.slots, seed)
     return Evaluation(f"ensemble of {len(artifacts)}", split, numbers, tuple(rows))
 
@@ -37,11 +43,11 @@ def trained_parameters(artifacts: Sequence[Artifact]) -> int:
 
 
 def ensemble_answers(
-    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance]
+    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance], copies: int = 0
 ) -> list[AnsweredUtterance]:
     """What the members together answer to each utterance, in order."""
     slots = artifacts[0].entry.task.slots
-    scores = ensemble_scores(lm, artifacts, utterances)
+    scores = ensemble_scores(lm, artifacts, utterances, copies)
     best = {slot: scores[slot].argmax(1).tolist() for slot in slots}
     shares = {slot: scores[slot].exp().tolist() for slot in slots}
     return [
@@ -58,14 +64,13 @@ def ensemble_answers(
 
 
 def ensemble_scores(
-    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance]
+    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance], copies: int = 0
 ) -> dict[str, Tensor]:
     """Log-probabilities (n,C) of every slot: the members' calibrated ones, averaged and normalised again.
 
     UsageError unless all members answer the same slots with the same labels in the same order.
     """
-    from speechprompt.prompting.finishing import scores_of
-    from speechprompt.prompting.run import Examples
+    from speechprompt.prompting.answer_copies import answer_scores
 
     task = artifacts[0].entry.task
     for artifact in artifacts:
@@ -74,9 +79,9 @@ def ensemble_scores(
                 f"'{artifact.name}' answers other slots or labels than '{artifacts[0].name}', so the two cannot "
                 "answer together"
             )
-    examples = Examples.of(task, utterances)
     members = [
-        (artifact.config.calibration, scores_of(lm, artifact.entry, examples)) for artifact in artifacts
+        (artifact.config.calibration, answer_scores(lm, artifact.entry, utterances, copies))
+        for artifact in artifacts
     ]
     return combined(members)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechprompt.encoding import check_lengths, encode_corpus
+from speechprompt.encoding import check_lengths, encode_corpus, with_speed_copies
 from speechprompt.errors import CorpusError, UnknownName, UsageError
 from speechprompt.evaluation.baselines import (
     WHOLE,
@@ -33,6 +33,7 @@ from speechprompt.evaluation.summary import (
 from speechprompt.metrics import Interval, McNemar, mcnemar, paired_difference_interval
 from speechprompt.speech.buckets import length_buckets
 from speechprompt.speech.manifest import Corpus, Utterance
+from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.speech.units import Units
 
 if TYPE_CHECKING:
@@ -95,24 +96,26 @@ def evaluate(
     baselines: Sequence[str] = BASELINES,
     free: bool = False,
     seed: int = 0,
+    copies: int = 0,
 ) -> Evaluation:
     """Answers, numbers with 95 % intervals, and baselines trained on the corpus's train split.
 
     The splits are the corpus's own: `as_trained` divides a source as a prompt of one fold or few shots had it.
     Decoding is constrained to each slot's labels; `free` adds the accuracy of the reference's free greedy
-    decoding, in which an answer that is no label is wrong. CorpusError when the split is empty or has a label
-    that the artifact does not know; UsageError when `free` and its outputs have no end.
+    decoding, in which an answer that is no label is wrong. With `copies` the prompt, not the baselines, hears every
+    utterance at so many other speeds too (answer_copies.py). CorpusError when the split is empty or has a label
+    that the artifact does not know; UsageError when `free` and its outputs have no end, or for odd `copies`.
     """
     if free and not artifact.entry.verbalizer.can_end:
         raise UsageError(
             f"'{artifact.name}' has outputs for labels only, so it cannot decode freely; leave --free out, or train "
             "it with --recipe paper"
         )
-    corpus = encode_corpus(corpus, spoken_lm).corpus
+    corpus = with_answer_copies(encode_corpus(corpus, spoken_lm).corpus, spoken_lm, split, copies)
     test = split_of(corpus, split)
     learnt = (*corpus.split("train"), *corpus.split("valid")) if "probe" in baselines else ()
     check_lengths((*test, *learnt), spoken_lm.lm.max_units)
-    rows = answers(spoken_lm.lm, artifact, test)
+    rows = answers(spoken_lm.lm, artifact, test, copies)
     numbers = summarise(rows, artifact.entry.task.slots, seed)
     scores = [
         BaselineScore.beside(result, rows, seed)
@@ -124,13 +127,19 @@ def evaluate(
     return Evaluation(artifact.name, split, numbers, tuple(rows), tuple(scores), correct)
 
 
-def answers(lm: UnitLM, artifact: Artifact, utterances: Sequence[Utterance]) -> list[AnsweredUtterance]:
-    """What the artifact answers to each utterance, calibrated, in order."""
-    from speechprompt.prompting.finishing import scores_of
-    from speechprompt.prompting.run import Examples as UnitExamples
+def with_answer_copies(corpus: Corpus, spoken_lm: SpokenLM, split: str, copies: int) -> Corpus:
+    """The corpus with the units that a split's utterances have at the speeds of so many copies."""
+    return with_speed_copies(corpus, spoken_lm, [AnswerCopies(copies)], splits=(split,)).corpus
+
+
+def answers(
+    lm: UnitLM, artifact: Artifact, utterances: Sequence[Utterance], copies: int = 0
+) -> list[AnsweredUtterance]:
+    """What the artifact answers to each utterance, calibrated, in order; over so many copies too."""
+    from speechprompt.prompting.answer_copies import answer_scores
 
     task, calibration = artifact.entry.task, artifact.config.calibration
-    scores = scores_of(lm, artifact.entry, UnitExamples.of(task, utterances))
+    scores = answer_scores(lm, artifact.entry, utterances, copies)
     columns = {}
     for slot, labels in task.slots.items():
         probabilities = calibration.apply(slot, scores[slot])

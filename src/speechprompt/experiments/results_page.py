@@ -19,7 +19,8 @@ _TEST = (
     "all slots must be right. `rounds`: seeds, or folds; everything is chosen on validation. A difference is paired "
     "and bold where its interval excludes zero. `trained`: parameters of the prompts that answer together. Options, "
     "versions and the LM of each line are in the JSON beside this page. Where a row's options ask for copies at other "
-    "speeds, its prompts alone train on them; `cnn` and the baselines hear the recordings as they are."
+    "speeds, its prompts train on them (`speed_copies`) and answer with the mean over them (`answer_copies`), and so "
+    "does `n-gram copies`; `cnn` and the other baselines hear the recordings once, as they are."
 )
 _VALID = "Accuracy in percent on validation, to choose options by; no test is shown."
 _MARKS = (

@@ -38,15 +38,16 @@ from speechprompt.experiments.table_rounds import (
     read_row,
     rounds_of,
 )
-from speechprompt.experiments.table_rows import DRAWN, METHODS, Declaration, TableRow
+from speechprompt.experiments.table_rows import DRAWN, METHODS, NGRAM_COPIES, Declaration, TableRow
 from speechprompt.experiments.tables import interval_cell, share_cell
 from speechprompt.metrics import Interval, accuracy_interval, paired_difference_interval
 from speechprompt.speech.manifest import Corpus
+from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.spoken_lm import SpokenLM
 
 _LACKING = ("absent: ", "not measured yet: ")
 _CHANGED = "measured with other options than are declared now"
-COMPARED = ("n-gram", "mfcc n-gram", "cnn", "finetune")
+COMPARED = ("n-gram", NGRAM_COPIES, "mfcc n-gram", "cnn", "finetune")
 """Baselines and ceilings whose paired difference from the prompt has a column; the JSON holds all of them."""
 HEADINGS = (
     *("test", "LM", "n", "rounds", "known", "aim", *METHODS),
@@ -91,20 +92,25 @@ class Line:
             *(self._cell(method) for method in METHODS),
             "" if self.trained_parameters is None else f"{self.trained_parameters:,}",
             *(self._difference(method, marked) for method in COMPARED),
-            "; ".join(text for text in (self.remark, self._apart()) if text),
+            "; ".join(text for text in (self.remark, *self._notes()) if text),
         )
 
-    def _apart(self) -> str:
-        """What prompts with n-grams beside them reach on the test without them, and what those reach alone."""
-        cells = [cell for cell in self.facts.get("cells", {}).get("prompt", ()) if "ngrams" in cell]
-        if not cells or not self.accuracy:
-            return ""
-        sizes = [cell["utterances"] for cell in cells]
-        prompt, ngrams = (
-            np.average([cell[f"{part}_alone_on_test"] for cell in cells], weights=sizes)
-            for part in ("prompt", "ngrams")
+    def _notes(self) -> list[str]:
+        """What prompts reach on the test without the n-grams beside them, or without copies at other speeds."""
+        prompt, ngrams, once = (
+            self._noted(f"{part}_on_test") for part in ("prompt_alone", "ngrams_alone", "without_copies")
         )
-        return f"with n-grams: prompts alone {share_cell(prompt)}, n-grams alone {share_cell(ngrams)}"
+        beside = f"with n-grams: prompts alone {share_cell(prompt)}, n-grams alone {share_cell(ngrams)}"
+        return [beside] * (prompt is not None) + [f"heard once: prompts {share_cell(once)}"] * (
+            once is not None
+        )
+
+    def _noted(self, name: str) -> float | None:
+        """A number that the cells of prompts note, over all utterances; None where they do not, or no test is shown."""
+        cells = [cell for cell in self.facts.get("cells", {}).get("prompt", ()) if name in cell]
+        if not cells or not self.accuracy:
+            return None
+        return float(np.average([c[name] for c in cells], weights=[c["utterances"] for c in cells]))
 
     def _difference(self, method: str, marked: bool) -> str:
         found = self.differences.get(method)
@@ -167,7 +173,9 @@ class Study:
         corpus = self._encoded(row, source, spoken_lm, methods)
         rounds = rounds_of(row, corpus, self.seeds, shot)
         if any(u.audio is None for u in corpus.utterances):
-            methods = [m for m in methods if m != "mfcc n-gram"]
+            methods = [m for m in methods if m not in ("mfcc n-gram", NGRAM_COPIES)]
+        if not self.declaration.options(row, NGRAM_COPIES):
+            methods = [m for m in methods if m != NGRAM_COPIES]
         cells = {m: self._cells(row, m, rounds, spoken_lm, shot) for m in methods}
         whole = {m: found for m, found in cells.items() if found is not None}
         missing = [m for m in methods if m not in whole]
@@ -185,7 +193,7 @@ class Study:
         return self.loaded[name]
 
     def _encoded(self, row: TableRow, source: Path, spoken_lm: SpokenLM, methods: Sequence[str]) -> Corpus:
-        """The row's corpus with units, and with the copies at other speeds that a method trains on.
+        """The row's corpus with units, and with the copies at other speeds that a method trains on or answers over.
 
         That of the line before is kept, since a learning curve asks again.
         """
@@ -198,9 +206,11 @@ class Study:
                     listener=lambda done, total: update(done, total, "clips"),
                 )
             corpus = found.corpus
-            options = [self.declaration.options(row, m) for m in TRAINED if m in methods]
-            wanted = [training_options(values, 0)[0].copying for values in options]
-            if any(copies.copies for copies in wanted):
+            options = [self.declaration.options(row, m) for m in (*TRAINED, NGRAM_COPIES) if m in methods]
+            trained = [training_options(values, 0) for values in options]
+            wanted = [one.options.copying for one in trained]
+            answered = [AnswerCopies(one.answer_copies) for one in trained]
+            if any(one.options.speed_copies or one.answer_copies for one in trained):
                 with self.stage(f"{row.name}: encoding at other speeds") as update:
                     corpus = with_speed_copies(
                         corpus,
@@ -209,6 +219,13 @@ class Study:
                         listener=lambda done, total: update(done, total, "clips"),
                         splits=("train",) if row.folds is None else None,
                     ).corpus
+                    corpus = with_speed_copies(
+                        corpus,
+                        spoken_lm,
+                        answered,
+                        listener=lambda done, total: update(done, total, "clips"),
+                        splits=("valid", "test") if row.folds is None else None,
+                    ).corpus
             self._held = identity, corpus
         return self._held[1]
 
@@ -216,7 +233,7 @@ class Study:
         self, row: TableRow, method: str, rounds: Sequence[Round], spoken_lm: SpokenLM, shot: int | None
     ) -> list[Cell] | None:
         """A method's cell of each round; None when the time is up before all are there."""
-        options = self.declaration.options(row, method) if method in DRAWN else {}
+        options = self.declaration.options(row, method) if method in (*DRAWN, NGRAM_COPIES) else {}
         same = method not in DRAWN and row.folds is None and shot is None
         found = []
         for one in rounds[:1] if same else rounds:

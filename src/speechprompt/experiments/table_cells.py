@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,14 +28,15 @@ from speechprompt.experiments.demo import Update
 from speechprompt.experiments.methods import load_learners, prompt_run
 from speechprompt.experiments.mfcc_units import Features, mfcc_features, mfcc_units
 from speechprompt.experiments.table_rounds import Round, audio_keys
-from speechprompt.experiments.table_rows import DRAWN, Declaration, TableRow
+from speechprompt.experiments.table_rows import DRAWN, NGRAM_COPIES, Declaration, TableRow
 from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import accuracy
 from speechprompt.pretraining.options import read_options
+from speechprompt.prompting.answer_copies import answer_scores, hearings_of
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
-from speechprompt.prompting.finishing import processor, scores_of, versions
+from speechprompt.prompting.finishing import processor, versions
 from speechprompt.prompting.readings import OURS, stream_sizes
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, NgramFit, Run
@@ -42,12 +44,14 @@ from speechprompt.prompting.training import remove_checkpoint, train_runs
 from speechprompt.prompting.trust import temperatures_of
 from speechprompt.prompting.verbalizers import Verbalizer
 from speechprompt.speech.manifest import Corpus
+from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.speech.unit_store import file_key
 from speechprompt.spoken_lm import SpokenLM
 
 VERSIONS = {
     "majority": "1",
     "n-gram": "1",
+    "n-gram copies": "1",
     "mfcc n-gram": "1",
     "probe": "1",
     "prompt": "4",
@@ -97,11 +101,12 @@ class Measure:
             "options": dict(self.options),
             "seed": self.round.seed,
         }
-        if self.method in TRAINED and training_options(self.options, 0)[0].speed_copies:
+        if copied := self._copied_splits():
             # copies are made of the audio, by the tokenizer that made the units
             parts["audio"] = [
                 None if u.audio is None else file_key(u.audio, u.start_seconds, u.end_seconds)
-                for u in self.round.rows("train")
+                for split in copied
+                for u in self.round.rows(split)
             ]
         if self.method in ("probe", "prompt", "finetune"):
             if self._reads_prosody:
@@ -109,6 +114,13 @@ class Measure:
             parts["lm"] = self.spoken_lm.lm.fingerprint
             parts["dtype"] = str(self.spoken_lm.lm.dtype)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+    def _copied_splits(self) -> list[str]:
+        """The splits whose clips are heard at other speeds too."""
+        if self.method not in (*TRAINED, NGRAM_COPIES):
+            return []
+        options, _, copies = training_options(self.options, 0)
+        return ["train"] * bool(options.speed_copies) + ["valid", "test"] * bool(copies)
 
     @property
     def _reads_prosody(self) -> bool:
@@ -136,6 +148,8 @@ class Measure:
         started = process_time()
         if self.method in ("majority", "n-gram", "probe"):
             cell = self._baseline()
+        elif self.method == NGRAM_COPIES:
+            cell = self._ngram_copies()
         elif self.method == "mfcc n-gram":
             cell = self._mfcc(features)
         elif self.method == "cnn":
@@ -154,6 +168,23 @@ class Measure:
         one = self.round
         [found] = run_baselines(self.spoken_lm, one.corpus, list(one.task.slots), "test", [self.method])
         return Cell(found.predictions, found.trained_parameters, 0)
+
+    def _ngram_copies(self) -> Cell:
+        """The n-gram SVM over all hearings: it trains on every copy and answers with its mean score."""
+        load_learners()
+        options, _, copies = training_options(self.options, 0)
+        one = self.round
+        train = Examples.to_train(one.task, one.rows("train"), options)
+        labels, count = one.labels("train"), len(one.rows("train"))
+        of_copy = {u.id: label for u, label in zip(one.rows("train"), labels, strict=True)}
+        labels += [of_copy[name.rpartition(" at ")[0]] for name in train.ids[count:]]
+        baseline = NgramBaseline().fit([row.ids.tolist() for row in train.units], labels)
+        answers = [
+            baseline.predict([u.units.ids.tolist() for u in heard if u.units is not None])
+            for heard in hearings_of(one.rows("test"), copies)
+        ]
+        best = np.mean([answer.scores for answer in answers], 0).argmax(1)
+        return Cell(tuple(answers[0].labels[i] for i in best), baseline.trained_parameters, 0)
 
     def _mfcc(self, features: FeatureCache) -> Cell:
         load_learners()
@@ -195,8 +226,8 @@ class Measure:
 
     def _trained(self, update: Update) -> Cell:
         """A prompt, an ensemble of prompts (the first takes n-grams, if any), or the whole LM fine-tuned."""
-        options, members = training_options(self.options, self.round.seed)
-        train, valid, test = self._examples(options)
+        options, members, copies = training_options(self.options, self.round.seed)
+        train, valid, _ = self._examples(options)
         start = prompt_run if self.method == "prompt" else finetuning_run
         started = []
         for member in range(members):
@@ -206,38 +237,49 @@ class Measure:
         lm, runs = started[0][0], [run for _, run in started]
         self._train(lm, runs, update)
         entries = [run.entry for run in runs]
-        scores, reached = self._together(lm, entries, valid, test)
+        scores, reached = self._together(lm, entries, copies)
         last = runs[-1]
-        details = {"prompts": members, "steps": last.progress.step, "best_step": last.progress.best_step}
+        details: dict[str, Any] = {
+            "prompts": members,
+            "steps": last.progress.step,
+            "best_step": last.progress.best_step,
+        }
         if self.method == "prompt":
             details["prompt_length"] = last.entry.prompt.length
         fit = runs[0].ngram_fit
         if fit is not None:
-            details |= self._apart(lm, entries, fit, valid, test)
+            details |= self._apart(lm, entries, fit, copies)
+        if copies:
+            alone, _ = self._together(lm, entries, 0)
+            right = accuracy(self.round.labels("test"), _joined(self.round.task.slots, alone))
+            details["without_copies_on_test"] = right
         parameters = sum(entry.trained_parameters() for entry in entries)
         return Cell(_joined(self.round.task.slots, scores), parameters, 0, reached, details)
 
     def _together(
-        self, lm: Any, entries: Sequence[TaskPrompt], valid: Examples, test: Examples
+        self, lm: Any, entries: Sequence[TaskPrompt], copies: int
     ) -> tuple[dict[str, Tensor], float]:
-        """Scores (n,C) on test of all members, each calibrated on valid, and their accuracy on valid."""
-        told = [scores_of(lm, entry, valid) for entry in entries]
-        calibrations = [Calibration(temperatures_of(one, valid.targets)) for one in told]
-        asked = [(c, scores_of(lm, entry, test)) for c, entry in zip(calibrations, entries, strict=True)]
+        """Scores (n,C) on test of all members over so many copies, each calibrated on valid, and accuracy on valid."""
+        valid, test = self.round.rows("valid"), self.round.rows("test")
+        targets = Examples.of(self.round.task, valid).targets
+        told = [answer_scores(lm, entry, valid, copies) for entry in entries]
+        calibrations = [Calibration(temperatures_of(one, targets)) for one in told]
+        asked = [
+            (c, answer_scores(lm, entry, test, copies))
+            for c, entry in zip(calibrations, entries, strict=True)
+        ]
         together = combined(list(zip(calibrations, told, strict=True)))
         return combined(asked), accuracy(self.round.labels("valid"), _joined(self.round.task.slots, together))
 
-    def _apart(
-        self, lm: Any, entries: Sequence[TaskPrompt], fit: NgramFit, valid: Examples, test: Examples
-    ) -> dict[str, Any]:
+    def _apart(self, lm: Any, entries: Sequence[TaskPrompt], fit: NgramFit, copies: int) -> dict[str, Any]:
         """What was chosen for n-grams, and the test accuracy of the prompts and of the n-grams, each alone."""
         labels, first = self.round.labels("test"), entries[0]
 
         def reading(verbalizer: Verbalizer) -> TaskPrompt:
             return TaskPrompt(first.task, first.prompt, verbalizer, first.decoding, first.shifts_positions)
 
-        prompts, _ = self._together(lm, [reading(fit.prompt), *entries[1:]], valid, test)
-        ngrams = scores_of(lm, reading(fit.ngrams), test)
+        prompts, _ = self._together(lm, [reading(fit.prompt), *entries[1:]], copies)
+        ngrams = answer_scores(lm, reading(fit.ngrams), self.round.rows("test"), copies)
         return {
             "ngrams": fit.numbers,
             "prompt_alone_on_test": accuracy(labels, _joined(first.task.slots, prompts)),
@@ -315,13 +357,25 @@ def facts_of(
     }
 
 
-def training_options(values: Mapping[str, Any], seed: int) -> tuple[TrainingOptions, int]:
-    """Training options and how many prompts answer together (`ensemble`). UsageError or UnknownName when wrong."""
+class Asked(NamedTuple):
+    """What a row asks of prompts: how one trains, how many answer together, over how many copies of a clip."""
+
+    options: TrainingOptions
+    members: int
+    answer_copies: int
+
+
+def training_options(values: Mapping[str, Any], seed: int) -> Asked:
+    """Training options with a row's own two, `ensemble` and `answer_copies`. UsageError or UnknownName when wrong."""
     changes = dict(values)
+    copies = changes.pop("answer_copies", 0)
+    if not isinstance(copies, int):
+        raise UsageError(f"'answer_copies' must be a number of copies, not {copies!r}")
+    AnswerCopies(copies).speeds()
     members, recipe = changes.pop("ensemble", 1), changes.pop("recipe", "default")
     if not isinstance(members, int) or members < 1:
         raise UsageError(f"'ensemble' must be a number of prompts, not {members!r}")
-    return TrainingOptions.of_recipe(recipe, {**changes, "seed": seed}), members
+    return Asked(TrainingOptions.of_recipe(recipe, {**changes, "seed": seed}), members, copies)
 
 
 def check_options(method: str, values: Mapping[str, Any]) -> None:
@@ -329,7 +383,7 @@ def check_options(method: str, values: Mapping[str, Any]) -> None:
     if method == "cnn":
         read_options(CnnOptions, values)
     elif method in TRAINED:
-        _, members = training_options(values, 0)
+        members = training_options(values, 0).members
         if method == "finetune" and members > 1:
             raise UsageError("'ensemble' is for prompts; a fine-tuned LM answers alone")
 

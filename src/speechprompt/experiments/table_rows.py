@@ -15,8 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speechprompt.errors import UnknownName, UsageError
 
-METHODS = ("majority", "n-gram", "mfcc n-gram", "probe", "prompt", "cnn", "finetune")
+NGRAM_COPIES = "n-gram copies"
+"""The n-gram SVM that trains on, and answers over, the copies at other speeds that a row's prompts have."""
+METHODS = ("majority", "n-gram", NGRAM_COPIES, "mfcc n-gram", "probe", "prompt", "cnn", "finetune")
 """The columns, cheapest first; `cnn` and `finetune` are what full supervision reaches."""
+COPYING = ("speed_copies", "speed_range", "answer_copies")
+"""Options of prompts that say at which speeds clips are heard."""
 DRAWN = ("prompt", "cnn", "finetune")
 """Methods that draw random numbers, so that every seed is another training."""
 
@@ -63,7 +67,10 @@ class Declaration(BaseModel):
     row: tuple[TableRow, ...]
 
     def options(self, row: TableRow, method: str) -> dict[str, Any]:
-        """A method's options in a row: the row's own over those of all rows."""
+        """A method's options in a row: the row's own over those of all rows; n-grams hear the copies of prompts."""
+        if method == NGRAM_COPIES:
+            prompt = self.options(row, "prompt")
+            return {name: prompt[name] for name in COPYING if prompt.get(name)}
         shared: Mapping[str, Any] = getattr(self, method)
         return {**shared, **getattr(row, method)}
 

@@ -12,6 +12,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from speechprompt.errors import UsageError
+
 _STEPS = 1000
 """Speeds are whole thousandths, so that a key names them exactly."""
 
@@ -36,6 +38,27 @@ class SpeedCopies(NamedTuple):
         digest = hashlib.sha256(f"speed\0{place}\0{identity}".encode()).digest()
         share = int.from_bytes(digest[:6]) / 2**48
         return round(_STEPS * (1 + self.spread * (2 * share - 1))) / _STEPS
+
+
+class AnswerCopies(NamedTuple):
+    """So many copies (an even number) of a clip that is to be answered, as many slower as faster than it is.
+
+    Their speeds lie evenly between 1 - `spread` and 1 + `spread`, the same for every clip.
+
+    >>> AnswerCopies(4).speeds()
+    (0.9, 0.95, 1.05, 1.1)
+    """
+
+    copies: int
+    spread: float = 0.1
+
+    def speeds(self, identity: str = "") -> tuple[float, ...]:
+        """The speeds of the copies, whatever the clip's id. UsageError for an odd number of copies."""
+        half, odd = divmod(self.copies, 2)
+        if odd or self.copies < 0:
+            raise UsageError(f"a clip is answered with an even number of copies, not {self.copies}")
+        places = (i / half for i in range(-half, half + 1) if i)
+        return tuple(round(_STEPS * (1 + self.spread * place)) / _STEPS for place in places)
 
 
 def at_speed(waveform: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
