@@ -135,7 +135,7 @@ def test_units_without_audio_train_as_they_are_and_a_notice_says_so() -> None:
     corpus = toy_corpus(20)
     found = with_speed_copies(corpus, spoken_of(ToyTokenizer()), [TWO])
     assert found.corpus == corpus
-    assert found.notices == ["12 of 12 utterances have units and no audio; they train without speed copies"]
+    assert found.notices == ["12 of 12 utterances have units and no audio; they stay without speed copies"]
     assert with_speed_copies(corpus, spoken_of(ToyTokenizer()), []).notices == []
 
 

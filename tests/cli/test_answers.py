@@ -37,6 +37,20 @@ def test_evaluate_gives_the_numbers_of_the_library(run: Run, toy: Path, units: P
     assert [baseline["name"] for baseline in found["baselines"]] == ["majority", "n-gram", "probe"]
 
 
+def test_evaluate_and_predict_give_the_same_answers_over_copies(
+    run: Run, toy: Path, toy_tokenizer: None, clips: Path, pitch: Path
+) -> None:
+    corpus = Corpus.read(clips)
+    files = [u.audio for u in corpus.split("test")]
+    answered = run("predict", *files, "--prompt", pitch, "--lm", toy, "--copies", 4, "--json", "--quiet")
+    said = [json.loads(line)["slots"] for line in answered.out.splitlines()]
+    scoring = ("evaluate", pitch, clips, "--lm", toy, "--baselines", "none", "--json", "--quiet")
+    right = run(*scoring, "--copies", 4).document["evaluations"][0]["accuracy"]["estimate"]
+    labels = [u.labels[next(iter(corpus.slots))] for u in corpus.split("test")]
+    slots = [next(iter(slots.values()))["label"] for slots in said]
+    assert right == pytest.approx(sum(a == b for a, b in zip(slots, labels, strict=True)) / len(labels))
+
+
 def test_copies_of_training_clips_are_counted(
     run: Run, toy: Path, toy_tokenizer: None, clips: Path, pitch: Path, tmp_path: Path
 ) -> None:

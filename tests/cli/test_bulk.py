@@ -249,6 +249,36 @@ def test_another_file_under_an_answered_id_is_not_taken_for_it(
     assert (tmp_path / "a.jsonl").read_bytes() == before
 
 
+def test_answers_over_copies_stand_in_a_file_of_their_own(
+    run: Run, toy: Path, clips: Path, pitch: Path, tmp_path: Path
+) -> None:
+    folder = ("predict", clips, "--prompt", pitch, "--lm", toy, "--quiet", "--json")
+    for kind in ("jsonl", "csv", "parquet"):
+        out = tmp_path / f"a.{kind}"
+        assert run(*folder, "--out", out, "--copies", 2).document["answered"] == 24
+        before = out.read_bytes()
+        ran = run(*folder, "--out", out)
+        assert ran.code == 1
+        assert f"{out} holds answers over 2 copies of each clip, and this run's are over 0" in ran.error
+        assert run(*folder, "--out", out, "--copies", 2).document["known"] == 24
+        assert out.read_bytes() == before
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert {row["copies"] for row in rows} == {2}
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({**row, "copies": "many"}) + "\n" for row in rows))
+    assert "holds no answers of predict" in run(*folder, "--out", tmp_path / "b.jsonl").error
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_an_odd_number_of_copies_is_refused_before_anything_is_read(
+    run: Run, tmp_path: Path, command: str
+) -> None:
+    prompts = ("--prompt", tmp_path) if command == "predict" else ()
+    nowhere = tmp_path / "nowhere"
+    ran = run(command, nowhere, nowhere, *prompts, "--copies", 3, "--quiet")
+    assert ran.code == 2
+    assert "even number of copies, not 3" in ran.error
+
+
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
     out, digests = tmp_path / "a.jsonl", {"x": "1"}
     with PredictionFile.open(out, digests, "float32"):

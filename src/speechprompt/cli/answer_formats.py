@@ -19,6 +19,7 @@ COLUMNS: Mapping[str, str] = {
     "task": "string",
     "prompt": "string",
     "dtype": "string",
+    "copies": "int64",
     "slot": "string",
     "label": "string",
     "score": "double",
@@ -32,7 +33,8 @@ COLUMNS: Mapping[str, str] = {
 }
 """Columns of csv and Parquet, a row a clip, task and slot; `scores` holds JSON, `prompt` a hash of the artifact.
 
-`dtype` is what the LM computed in, empty in files from before it was kept.
+`dtype` is what the LM computed in, `copies` at how many other speeds a clip was heard; both are empty in files from
+before they were kept.
 """
 
 

@@ -60,6 +60,14 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads; by default the cores of this process, at most 4."),
 ]
+Copies = Annotated[
+    int,
+    typer.Option(
+        "--copies",
+        metavar="N",
+        help="Hear every clip at N (even) other speeds too and answer with the mean; 2 cost three times the time.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the bootstraps of the intervals.")]
 
 

@@ -12,6 +12,7 @@ import typer
 
 from speechprompt.cli.commands import (
     ArtifactLm,
+    Copies,
     Device,
     Dtype,
     Seed,
@@ -22,7 +23,7 @@ from speechprompt.cli.commands import (
     add_command,
     names_of,
 )
-from speechprompt.cli.materials import encoded, only_splits, open_artifacts, read_source
+from speechprompt.cli.materials import encoded, heard_again, only_splits, open_artifacts, read_source
 from speechprompt.cli.terminal import Terminal, interval, percent, table
 from speechprompt.errors import UnknownName, UsageError
 
@@ -61,6 +62,7 @@ def evaluate(
     save: Annotated[
         bool, typer.Option("--save", help="Keep the numbers in the prompt's metrics.json and README.md.")
     ] = False,
+    copies: Copies = 0,
     lm: ArtifactLm = None,
     split_field: SplitField = "split",
     skip_unreadable: SkipUnreadable = False,
@@ -74,8 +76,12 @@ def evaluate(
     The difference to a baseline is paired: it is taken on the same utterances. Two prompts for the same slots
     are compared with McNemar's test. An ensemble answers with the mean log-probability of its prompts. A prompt of
     train --folds is scored on its own fold, and the baselines of one of train --shots learn from the same shots.
+    With --copies prompts answer over several hearings of a clip; the baselines hear it once.
     """
+    from speechprompt.speech.speeds import AnswerCopies
+
     names = baseline_names(baselines)
+    AnswerCopies(copies).speeds()  # an odd number is refused before anything is read
     if ensemble and len(things) < 3:
         raise UsageError("an ensemble needs two prompt folders or more, and then a source")
     if len(things) < 2:
@@ -93,9 +99,10 @@ def evaluate(
         corpus = corpus_for(
             terminal, spoken_lm, artifact, source, split, split_field, bool(names), skip_unreadable
         )
-        evaluations.append(scored(terminal, spoken_lm, artifact, corpus, split, names, free, seed))
+        corpus = heard_again(terminal, corpus, spoken_lm, split, copies)
+        evaluations.append(scored(terminal, spoken_lm, artifact, corpus, split, names, free, seed, copies))
     if ensemble:
-        evaluations.append(together(terminal, spoken_lm, artifacts, corpus, split, seed))
+        evaluations.append(together(terminal, spoken_lm, artifacts, corpus, split, seed, copies))
     comparisons = compared(evaluations, seed)
     if save:
         save_numbers(terminal, artifacts, evaluations)
@@ -171,6 +178,7 @@ def scored(
     names: Sequence[str],
     free: bool = False,
     seed: int = 0,
+    copies: int = 0,
 ) -> Evaluation:
     """One prompt's evaluation; a train split that is absent leaves the baselines out, with a notice."""
     from speechprompt.evaluation.evaluate import evaluate as evaluate_prompt
@@ -179,7 +187,7 @@ def scored(
         terminal.notice(f"{corpus.name} has no train split, so there are no baselines")
     with terminal.progress(f"scoring {artifact.name}") as progress:
         progress.update(0, None, f"on {len(corpus.split(split))} utterances")
-        return evaluate_prompt(spoken_lm, artifact, corpus, split, names, free, seed)
+        return evaluate_prompt(spoken_lm, artifact, corpus, split, names, free, seed, copies)
 
 
 def together(
@@ -189,11 +197,12 @@ def together(
     corpus: Corpus,
     split: str,
     seed: int = 0,
+    copies: int = 0,
 ) -> Evaluation:
     """All prompts as one classifier; tells what its members train in all."""
     from speechprompt.evaluation.ensembles import evaluate_ensemble, trained_parameters
 
-    evaluation = evaluate_ensemble(spoken_lm, artifacts, corpus, split, seed)
+    evaluation = evaluate_ensemble(spoken_lm, artifacts, corpus, split, seed, copies)
     terminal.notice(f"the ensemble's prompts train {trained_parameters(artifacts):,} parameters together")
     return evaluation
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.prompting.recipes import TrainingOptions
     from speechprompt.speech.manifest import Corpus
+    from speechprompt.speech.speeds import AnswerCopies, SpeedCopies
     from speechprompt.spoken_lm import Dtype, SpokenLM
 
 MOST_THREADS = 4
@@ -118,12 +119,27 @@ def with_copies(
 ) -> Corpus:
     """The encoded corpus with the copies at other speeds that training options ask for; tells progress and notices."""
     wanted = {options.copying for options in variants if options.speed_copies}
-    if not wanted:
-        return corpus
+    return _heard(corpus, spoken_lm, terminal, sorted(wanted), splits) if wanted else corpus
+
+
+def heard_again(terminal: Terminal, corpus: Corpus, spoken_lm: SpokenLM, split: str, copies: int) -> Corpus:
+    """The encoded corpus with the units of a split at the speeds of so many answer copies; tells progress."""
+    from speechprompt.speech.speeds import AnswerCopies
+
+    return _heard(corpus, spoken_lm, terminal, [AnswerCopies(copies)], (split,)) if copies else corpus
+
+
+def _heard(
+    corpus: Corpus,
+    spoken_lm: SpokenLM,
+    terminal: Terminal,
+    wanted: Sequence[SpeedCopies | AnswerCopies],
+    splits: Sequence[str] | None,
+) -> Corpus:
     from speechprompt.encoding import with_speed_copies
 
     with terminal.progress("encoding at other speeds") as progress:
-        found = with_speed_copies(corpus, spoken_lm, sorted(wanted), listener=progress.update, splits=splits)
+        found = with_speed_copies(corpus, spoken_lm, wanted, listener=progress.update, splits=splits)
     for notice in found.notices:
         terminal.notice(notice)
     return found.corpus

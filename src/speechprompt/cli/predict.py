@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speechprompt.cli.clip_list import listed_clips
-from speechprompt.cli.commands import ArtifactLm, Device, Dtype, Force, Threads, add_command, check_writable
+from speechprompt.cli.commands import (
+    ArtifactLm,
+    Copies,
+    Device,
+    Dtype,
+    Force,
+    Threads,
+    add_command,
+    check_writable,
+)
 from speechprompt.cli.materials import open_artifacts
 from speechprompt.cli.prediction_file import PredictionFile
 from speechprompt.cli.terminal import Terminal, pairs, table
@@ -54,6 +63,7 @@ def predict(
     windows: Annotated[
         bool, typer.Option("--windows", help="Show the answer in each window of long clips.")
     ] = False,
+    copies: Copies = 0,
     lm: ArtifactLm = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -63,26 +73,29 @@ def predict(
 
     A file that cannot be read is listed and the rest go on; the exit code is then 1. With --json every answer
     is one line of its own. With --out a second run answers what is new or failed, and a stopped one goes on; all
-    answers of a file are computed in one precision.
+    answers of a file are computed in one precision and over as many copies. Clips that come as units have none.
     """
     from speechprompt.prompting.artifact import content_hash
     from speechprompt.prompting.bulk import answer_all
     from speechprompt.prompting.predictor import Predictor
+    from speechprompt.speech.speeds import AnswerCopies
 
+    AnswerCopies(copies).speeds()  # an odd number is refused before anything is read
     if out is not None:
         check_writable(out)
     listed, tokenizer = listed_clips(files)
     spoken_lm, artifacts = open_artifacts(prompts, lm, device, dtype, threads)
     if tokenizer is not None and tokenizer != spoken_lm.tokenizer_name:
         raise CorpusError(f"these are units of {tokenizer}, not of {spoken_lm.tokenizer_name}; pass --lm")
-    predictor = Predictor(spoken_lm, artifacts)
+    predictor = Predictor(spoken_lm, artifacts, copies=copies)
     asked = predictor.prompts.chosen()
     if out is None:
         answered = answer_all(predictor, listed, asked)
         _show(terminal, _told(terminal, answered, len(listed)), top_k, windows)
         return
     digests = {prompt.name: content_hash(folder) for prompt, folder in zip(asked, prompts, strict=True)}
-    with PredictionFile.open(out, digests, str(spoken_lm.lm.dtype).removeprefix("torch."), force) as file:
+    precision = str(spoken_lm.lm.dtype).removeprefix("torch.")
+    with PredictionFile.open(out, digests, precision, force, copies) as file:
         left = file.left(listed)
         _write(terminal, file, _told(terminal, answer_all(predictor, left, asked), len(left)), listed)
 

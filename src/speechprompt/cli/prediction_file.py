@@ -27,7 +27,8 @@ UNRECORDED = "float32"
 
 @dataclass
 class PredictionFile:
-    """The answers of some prompts (`digests`: their hashes by task) in `out`, which the LM computes in `dtype`.
+    """The answers of some prompts (`digests`: their hashes by task) in `out`, which the LM computes in `dtype` over
+    so many `copies` of each clip.
 
     `done` names the clips that are answered, with their sources. One run at a time holds a file.
     """
@@ -36,6 +37,7 @@ class PredictionFile:
     digests: Mapping[str, str]
     dtype: str
     force: bool = False
+    copies: int = 0
     done: dict[str, str] = field(default_factory=dict)
     _file: IO[str] | None = None
     _lock: FileLock | None = None
@@ -46,17 +48,19 @@ class PredictionFile:
         return self.out.with_name(self.out.name + (".anew.part" if self.force else ".part"))
 
     @classmethod
-    def open(cls, out: Path, digests: Mapping[str, str], dtype: str, force: bool = False) -> PredictionFile:
+    def open(
+        cls, out: Path, digests: Mapping[str, str], dtype: str, force: bool = False, copies: int = 0
+    ) -> PredictionFile:
         """Find what is answered already; failed clips are not. Starts `OUT.part`, without what was cut off in it.
 
         No other run can open the file until it is closed. UsageError for a kind of file that is not written here.
-        CorpusError while another run has it open, or when it holds something else, answers of other prompts, or
-        answers in another precision, unless `force` starts it anew: then only what a stopped run with `force`
-        answered of the same is kept.
+        CorpusError while another run has it open, or when it holds something else, answers of other prompts, in
+        another precision or over another number of copies, unless `force` starts it anew: then only what a stopped
+        run with `force` answered of the same is kept.
         """
         if out.suffix not in READERS:
             raise UsageError(f"{out} is written by its ending; take one of {', '.join(READERS)}")
-        found = cls(out, digests, dtype, force)
+        found = cls(out, digests, dtype, force, copies)
         out.parent.mkdir(parents=True, exist_ok=True)
         found._hold()
         try:
@@ -112,6 +116,11 @@ class PredictionFile:
                 f"{self.out} holds answers computed in {known}, and this run computes in {self.dtype}; "
                 f"pass --dtype {known} to go on, choose another --out, or pass --force to start it anew"
             )
+        if (heard := int(row.get("copies") or 0)) != self.copies:
+            return (
+                f"{self.out} holds answers over {heard} copies of each clip, and this run's are over {self.copies}; "
+                f"pass --copies {heard} to go on, choose another --out, or pass --force to start it anew"
+            )
         return None
 
     def _whole(self, rows: Iterable[Row]) -> dict[str, str]:
@@ -142,7 +151,7 @@ class PredictionFile:
         if self._file is None:
             self._file = self.part.open("a", encoding="utf-8")
         for one in answered:
-            for row in rows_of(one, self.digests, self.dtype):
+            for row in rows_of(one, self.digests, self.dtype, self.copies):
                 self._file.write(line_of(row))
         self._file.flush()
 
@@ -190,7 +199,7 @@ class PredictionFile:
                     yield row
 
 
-def rows_of(answered: Answered, digests: Mapping[str, str], dtype: str) -> Iterator[Row]:
+def rows_of(answered: Answered, digests: Mapping[str, str], dtype: str, copies: int = 0) -> Iterator[Row]:
     """A JSON row a task, or the one of an error."""
     listed = answered.clip
     if answered.error is not None:
@@ -200,6 +209,7 @@ def rows_of(answered: Answered, digests: Mapping[str, str], dtype: str) -> Itera
             "id": listed.id,
             "prompt": digests[prediction.task],
             "dtype": dtype,
+            "copies": copies,
             **prediction.to_json(),
         }
 
@@ -224,5 +234,7 @@ def _old_rows(out: Path) -> Iterator[Row]:
     for row in rows:
         if not row.get("error"):
             if not all(isinstance(row.get(name), str) for name in ("id", "task", "prompt")):
+                raise problem
+            if not str(row.get("copies") or 0).isdecimal():
                 raise problem
             yield row

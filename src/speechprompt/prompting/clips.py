@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from speechprompt.errors import AudioError
 from speechprompt.speech.audio import AudioLimits, audio_hash, read_waveform
+from speechprompt.speech.speeds import AnswerCopies, at_speed
 from speechprompt.speech.unit_cache import CacheKey, UnitCache
 from speechprompt.speech.units import Units
 from speechprompt.tokenizers.protocol import UnitTokenizer, Waveform, precision_of
@@ -26,12 +27,16 @@ ClipSource = str | Path | NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A clip as it is answered: the units of its windows, and what users should know about it."""
+    """A clip as it is answered: the units of its windows, and what users should know about it.
+
+    `copies` holds the same windows at other speeds, for answers that are a mean over hearings.
+    """
 
     windows: tuple[Units, ...]
     duration_seconds: float
     source: str | None = None
     notices: tuple[str, ...] = ()
+    copies: tuple[tuple[Units, ...], ...] = ()
 
     @property
     def unit_count(self) -> int:
@@ -46,7 +51,10 @@ class Clip:
 
 
 class ClipEncoder:
-    """Clips -> units through one tokenizer and a cache. Safe in threads as far as the tokenizer is."""
+    """Clips -> units through one tokenizer and a cache. Safe in threads as far as the tokenizer is.
+
+    With `copies` every clip is encoded at so many other speeds too. UsageError for an odd number of them.
+    """
 
     def __init__(
         self,
@@ -54,8 +62,10 @@ class ClipEncoder:
         cache: UnitCache | None = None,
         window_seconds: float = WINDOW_SECONDS,
         limits: AudioLimits | None = None,
+        copies: int = 0,
     ) -> None:
         self.tokenizer, self.window_seconds = tokenizer, window_seconds
+        self.speeds = AnswerCopies(copies).speeds()
         self.cache = UnitCache() if cache is None else cache
         self.limits = limits or AudioLimits(hours=LONGEST_HOURS)
 
@@ -66,23 +76,55 @@ class ClipEncoder:
         """
         heard = [self._hear(clip) for clip in clips]
         keys = [self.key(waveform) for waveform, _, _ in heard]
-        known = {key: windows for key in set(keys) if (windows := self.cache.get(key)) is not None}
-        fresh = {key: row[0] for key, row in zip(keys, heard, strict=True) if key not in known}
-        known |= self._encode(fresh)
+        wanted = {key: row[0] for key, row in zip(keys, heard, strict=True)}
+        known = self._known(wanted)
+        for speed in self.speeds:  # after the clips themselves, which say what cannot be encoded
+            known |= self._known({replace(key, speed=speed): wave for key, wave in wanted.items()}, known)
         rate = self.tokenizer.sample_rate
         return [
-            Clip(known[key], len(waveform) / rate, source, notices)
+            Clip(
+                known[key],
+                len(waveform) / rate,
+                source,
+                notices,
+                tuple(known[replace(key, speed=speed)] for speed in self.speeds),
+            )
             for key, (waveform, source, notices) in zip(keys, heard, strict=True)
         ]
+
+    def _known(
+        self, wanted: dict[CacheKey, Waveform], plain: Mapping[CacheKey, tuple[Units, ...]] | None = None
+    ) -> dict[CacheKey, tuple[Units, ...]]:
+        """The windows of every key, from the cache or encoded now; `plain` stand in for copies that cannot be."""
+        found = {key: windows for key in wanted if (windows := self.cache.get(key)) is not None}
+        fresh = {key: waveform for key, waveform in wanted.items() if key not in found}
+        made = self._encode(fresh) if plain is None else self._copies(fresh, plain)
+        for key, windows in made.items():
+            self.cache.put(key, windows)
+        return found | made
+
+    def _copies(
+        self, fresh: dict[CacheKey, Waveform], plain: Mapping[CacheKey, tuple[Units, ...]]
+    ) -> dict[CacheKey, tuple[Units, ...]]:
+        """The windows of copies; one that is too short for a unit is the clip as it is."""
+        try:
+            return self._encode(fresh)
+        except AudioError:
+            if len(fresh) == 1:
+                return {key: plain[replace(key, speed=1.0)] for key in fresh}
+        alone = [self._copies({key: waveform}, plain) for key, waveform in fresh.items()]
+        return {key: windows for one in alone for key, windows in one.items()}
 
     def _encode(self, fresh: dict[CacheKey, Waveform]) -> dict[CacheKey, tuple[Units, ...]]:
         rate = self.tokenizer.sample_rate
         parts = {key: windows_of(waveform, rate, self.window_seconds) for key, waveform in fresh.items()}
-        rows = iter(self.tokenizer.encode_batch([part for several in parts.values() for part in several]))
-        found = {key: tuple(next(rows) for _ in several) for key, several in parts.items()}
-        for key, windows in found.items():
-            self.cache.put(key, windows)
-        return found
+        played = [
+            part if key.speed == 1 else at_speed(part, key.speed)
+            for key, several in parts.items()
+            for part in several
+        ]
+        rows = iter(self.tokenizer.encode_batch(played))
+        return {key: tuple(next(rows) for _ in several) for key, several in parts.items()}
 
     def _hear(self, clip: ClipSource) -> tuple[Waveform, str | None, tuple[str, ...]]:
         rate = self.tokenizer.sample_rate

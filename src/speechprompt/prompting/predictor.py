@@ -98,7 +98,8 @@ class Predictor:
     """A spoken LM with any number of artifacts, ready to answer.
 
     `artifacts` are folders or loaded artifacts; two of one name are refused. `window_seconds` cuts longer
-    clips. Units of the last clips are kept in `cache`, so that asking again costs no encoding.
+    clips. Units of the last clips are kept in `cache`, so that asking again costs no encoding. With `copies` (an
+    even number) every clip is heard at so many other speeds too, and an answer is the mean of all hearings.
 
     `predict` does everything. A server calls its halves, `encode` and `answer`, from a thread each, and adds,
     replaces and removes prompts in `prompts` meanwhile: a question carries its prompt, so it is answered by the
@@ -112,8 +113,9 @@ class Predictor:
         window_seconds: float = WINDOW_SECONDS,
         limits: AudioLimits | None = None,
         cache: UnitCache | None = None,
+        copies: int = 0,
     ) -> None:
-        self.spoken_lm, self.window_seconds = spoken_lm, window_seconds
+        self.spoken_lm, self.window_seconds, self.copies = spoken_lm, window_seconds, copies
         self.limits = limits or AudioLimits(hours=LONGEST_HOURS)
         self._cache = cache
         self.prompts = PromptTable()
@@ -123,7 +125,8 @@ class Predictor:
     @cached_property
     def encoder(self) -> ClipEncoder:
         """The first half; its tokenizer loads when the first clip comes."""
-        return ClipEncoder(self.spoken_lm.tokenizer, self._cache, self.window_seconds, self.limits)
+        tokenizer = self.spoken_lm.tokenizer
+        return ClipEncoder(tokenizer, self._cache, self.window_seconds, self.limits, self.copies)
 
     def add(
         self, artifact: str | Path | Artifact, name: str | None = None, replace: bool = False
@@ -173,17 +176,22 @@ class Predictor:
         rows = [
             _Row(number, place, window)
             for number, question in enumerate(questions)
-            for place, window in enumerate(question.clip.windows)
+            for hearing in (question.clip.windows, *question.clip.copies)
+            for place, window in enumerate(hearing)
+            if hearing is question.clip.windows or len(window) <= self.spoken_lm.lm.max_units
         ]
-        found: list[list[WindowScores]] = [
-            [WindowScores({})] * len(question.clip.windows) for question in questions
+        found: list[list[list[WindowScores]]] = [
+            [[] for _ in question.clip.windows] for question in questions
         ]
         for indices in length_buckets([len(row.units) for row in rows], BATCH_ROWS, None, BATCH_UNITS):
             batch = [rows[i] for i in indices]
             asked = [(questions[row.question].prompt.prompt, row.units) for row in batch]
             for row, scores in zip(batch, window_scores(self.spoken_lm.lm, asked), strict=True):
-                found[row.question][row.window] = scores
-        return [prediction_of(question, windows) for question, windows in zip(questions, found, strict=True)]
+                found[row.question][row.window].append(scores)
+        return [
+            prediction_of(question, [_mean(hearings) for hearings in windows])
+            for question, windows in zip(questions, found, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +199,17 @@ class _Row:
     question: int
     window: int
     units: Units
+
+
+def _mean(hearings: Sequence[WindowScores]) -> WindowScores:
+    """What is said about a window that was heard several times: mean log-probabilities and the mean distance."""
+    if len(hearings) == 1:
+        return hearings[0]
+    distances = [one.out_of_domain for one in hearings if one.out_of_domain is not None]
+    return WindowScores(
+        {slot: torch.stack([one.slots[slot] for one in hearings]).mean(0) for slot in hearings[0].slots},
+        sum(distances) / len(distances) if distances else None,
+    )
 
 
 @torch.inference_mode()

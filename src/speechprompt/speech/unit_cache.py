@@ -16,12 +16,13 @@ _ROW_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """What units depend on: the sound, who made units of it, in which precision, in windows of what length."""
+    """What units depend on: the sound, who made units of it, in which precision, in windows how long, how fast."""
 
     audio_hash: str
     tokenizer_fingerprint: str
     precision: str = "float32"
     window_samples: int = 0
+    speed: float = 1.0
 
 
 class UnitCache:
