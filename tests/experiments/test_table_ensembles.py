@@ -33,7 +33,7 @@ OPTIONS = {
 
 def one_by_one(one: Round, ngrams: int) -> list[Artifact]:
     """The members, each trained on its own; n-grams are beside the first."""
-    options, members = training_options(OPTIONS, one.seed)
+    options, members, _ = training_options(OPTIONS, one.seed)
     train, valid = (Examples.of(one.task, one.rows(split)) for split in ("train", "valid"))
     found = []
     for member in range(members):
