@@ -70,9 +70,7 @@ def test_every_door_answers_with_the_mean_of_what_is_heard(corpus: Corpus) -> No
     for answer, prediction, right in zip(found.rows, asked, expected, strict=True):
         scores = list(prediction.slots["word"].scores.values())
         torch.testing.assert_close(torch.tensor(scores), right, atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            torch.tensor(answer.slots["word"].scores), right, atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(torch.tensor(answer.slots["word"].scores), right, atol=1e-5, rtol=0)
         assert answer.slots["word"].predicted == prediction.slots["word"].label
     encoded = with_answer_copies(encode_corpus(corpus, spoken).corpus, spoken, "test", 4)
     together = ensemble_scores(spoken.lm, [ARTIFACT, ARTIFACT], encoded.split("test"), 4)["word"]
@@ -99,7 +97,7 @@ def test_only_the_answered_split_is_heard_again_and_once(corpus: Corpus) -> None
 def test_what_was_not_heard_again_is_an_error_and_units_are_heard_once(corpus: Corpus) -> None:
     spoken = spoken_of(ToyTokenizer())
     plain = encode_corpus(corpus, spoken).corpus
-    with pytest.raises(CorpusError, match="'3' was not encoded at 0.9 times its speed"):
+    with pytest.raises(CorpusError, match="'3' was not encoded at other speeds"):
         hearings_of(plain.split("test"), 2)
     rows = CORPUS.with_slots(["word"]).split("test")
     once, thrice = (answer_scores(SPOKEN.lm, ARTIFACT.entry, rows, copies)["word"] for copies in (0, 2))
@@ -199,7 +197,9 @@ def test_a_table_answers_over_copies_and_gives_them_to_the_baseline_too(
 def test_a_table_refuses_copies_that_cannot_be(corpus: Corpus, tmp_path: Path, copies: object) -> None:
     (tmp_path / "data").mkdir()
     write_manifest(corpus, tmp_path / "data" / "noise.jsonl")
-    (tmp_path / "table.toml").write_text(DECLARATION.replace("answer_copies = 2", f"answer_copies = {copies!r}"))
+    (tmp_path / "table.toml").write_text(
+        DECLARATION.replace("answer_copies = 2", f"answer_copies = {copies!r}")
+    )
     with pytest.raises(UsageError, match="number of copies"):
         table_of(another(tmp_path))
 

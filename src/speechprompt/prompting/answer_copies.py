@@ -35,9 +35,7 @@ def _at(utterance: Utterance, speed: float) -> Utterance:
     if utterance.audio is None:
         return utterance
     if speed not in utterance.speed_copies:
-        raise CorpusError(
-            f"'{utterance.id}' was not encoded at {speed:g} times its speed; call with_speed_copies first"
-        )
+        raise CorpusError(f"'{utterance.id}' was not encoded at other speeds; call with_speed_copies first")
     return replace(utterance, units=utterance.speed_copies[speed])
 
 
