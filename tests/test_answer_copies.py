@@ -11,13 +11,19 @@ import soundfile
 import torch
 
 from experiments.test_results_table import another, table_of
-from speechprompt.encoding import encode_corpus
+from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.errors import CorpusError, UsageError
+from speechprompt.evaluation.baselines import NgramBaseline
 from speechprompt.evaluation.ensembles import ensemble_scores, evaluate_ensemble
 from speechprompt.evaluation.evaluate import evaluate, with_answer_copies
+from speechprompt.experiments.methods import prompt_run
+from speechprompt.experiments.table_cells import FeatureCache, Measure, training_options
+from speechprompt.experiments.table_rounds import Round
 from speechprompt.prompting.answer_copies import answer_scores, hearings_of
 from speechprompt.prompting.predictor import Predictor, Question
+from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
+from speechprompt.prompting.training import train_runs
 from speechprompt.speech.audio import read_waveform
 from speechprompt.speech.manifest import Corpus, Utterance, write_manifest
 from speechprompt.speech.speeds import AnswerCopies, at_speed
@@ -50,7 +56,7 @@ def test_speeds_lie_evenly_about_the_clips_own() -> None:
     assert AnswerCopies(2).speeds("any") == (0.9, 1.1)
     assert AnswerCopies(4).speeds("other") == SPEEDS
     assert AnswerCopies(2, 0.04).speeds() == (0.96, 1.04)
-    for count in (1, 3, -2):
+    for count in (1, 3, -2, 22):
         with pytest.raises(UsageError, match=f"even number of copies, not {count}"):
             AnswerCopies(count).speeds()
 
@@ -127,15 +133,22 @@ def test_a_clip_too_short_to_hasten_is_heard_as_it_is_and_its_neighbours_are_not
     assert len(predictor.predict([short, long])) == 2
 
 
-def test_a_copy_too_long_for_the_lm_is_not_heard(corpus: Corpus) -> None:
+def test_a_copy_too_long_for_the_lm_is_the_clip_as_it_is_through_both_doors(corpus: Corpus) -> None:
     spoken = spoken_of(ToyTokenizer())
     predictor = Predictor(spoken, [ARTIFACT], copies=2)
     clips = predictor.encode([str(u.audio) for u in corpus.utterances])
     heard = next(one for one in clips if len(one.copies[0][0]) > one.unit_count)
     spoken.lm.max_units = heard.unit_count
     [answer] = predictor.answer([Question(heard, predictor.prompts.chosen()[0])])
-    kept = [w for w in (heard.windows[0], *(c[0] for c in heard.copies)) if len(w) <= spoken.lm.max_units]
+    [plain] = heard.windows
+    kept = [w if len(w) <= len(plain) else plain for w in (plain, *(c[0] for c in heard.copies))]
     logs = torch.stack([scores_alone(spoken.lm, ARTIFACT.entry, w)["word"] for w in kept]).mean(0)
+    row = next(u for u in corpus.utterances if str(u.audio) == heard.source)
+    one = replace(corpus, utterances=(replace(row, split="test"),))
+    [found] = evaluate(spoken, ARTIFACT, one, baselines=(), copies=2).rows
+    torch.testing.assert_close(
+        torch.tensor(found.slots["word"].scores), (logs / 1.7).softmax(-1), atol=1e-5, rtol=0
+    )
     expected = (logs / 1.7).softmax(-1).tolist()
     assert list(answer.slots["word"].scores.values()) == pytest.approx(expected, abs=1e-5)
 
@@ -191,6 +204,36 @@ def test_a_table_answers_over_copies_and_gives_them_to_the_baseline_too(
     changed = another(tmp_path)
     table_of(changed)
     assert changed.measured > 0
+
+
+def test_the_cells_of_a_table_are_what_prompts_and_ngrams_answer_over_copies(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    spoken = spoken_of(ToyTokenizer())
+    values = {"steps": 8, "evaluations": 2, "prompt_length": 2, "speed_copies": 2, "answer_copies": 2}
+    options, _, copies = training_options(values, 0)
+    whole = encode_corpus(corpus, spoken).corpus
+    whole = with_speed_copies(whole, spoken, [options.copying]).corpus
+    whole = with_speed_copies(whole, spoken, [AnswerCopies(copies)], splits=("valid", "test")).corpus
+    one = Round(whole, Task.of_corpus(whole), 0, "seed0")
+    train = Examples.to_train(one.task, one.rows("train"), options)
+    valid = Examples.of(one.task, one.rows("valid"))
+    lm, run = prompt_run(spoken.lm, one.task, options, train, valid)
+    train_runs(lm, [run])
+    scores = answer_scores(lm, run.entry, one.rows("test"), copies)["word"]
+    cell = Measure("prompt", one, spoken, values, tmp_path).run(FeatureCache(), lambda *_: None)
+    names = one.task.slots["word"]
+    assert cell.predictions == tuple(names[i] for i in scores.argmax(1).tolist())
+    asked = {name: values[name] for name in ("speed_copies", "answer_copies")}
+    cell = Measure("n-gram copies", one, spoken, asked, tmp_path).run(FeatureCache(), lambda *_: None)
+    learnt = [(u.units, u.labels["word"]) for u in one.rows("train")]
+    learnt += [(x, u.labels["word"]) for u in one.rows("train") for x in u.speed_copies.values()]
+    assert len(learnt) == 18
+    svm = NgramBaseline().fit([x.ids.tolist() for x, _ in learnt if x], [label for _, label in learnt])
+    heard = [[u.units, *u.speed_copies.values()] for u in one.rows("test")]
+    means = [svm.predict([x.ids.tolist() for x in row if x]).scores.mean(0) for row in heard]
+    assert {len(row) for row in heard} == {3}
+    assert cell.predictions == tuple(sorted(names)[i] for i in np.argmax(means, 1))
 
 
 @pytest.mark.parametrize("copies", [1, -2, "two"])

@@ -268,6 +268,20 @@ def test_answers_over_copies_stand_in_a_file_of_their_own(
     assert "holds no answers of predict" in run(*folder, "--out", tmp_path / "b.jsonl").error
 
 
+@pytest.mark.parametrize("copies", [2, "many"])
+def test_a_stopped_run_goes_on_over_as_many_copies_only(tmp_path: Path, copies: object) -> None:
+    part = tmp_path / "a.jsonl.part"
+    part.write_text(json.dumps({"id": "a", "task": "x", "prompt": "1", "copies": copies}) + "\n")
+    before = part.read_text()
+    for asked in (0, 4):
+        with pytest.raises(CorpusError, match=f"answers over {copies} copies of each clip"):
+            PredictionFile.open(tmp_path / "a.jsonl", {"x": "1"}, "float32", copies=asked)
+    assert part.read_text() == before
+    if copies == 2:
+        with PredictionFile.open(tmp_path / "a.jsonl", {"x": "1"}, "float32", copies=2) as file:
+            assert set(file.done) == {"a"}
+
+
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_an_odd_number_of_copies_is_refused_before_anything_is_read(
     run: Run, tmp_path: Path, command: str

@@ -78,17 +78,8 @@ def evaluate(
     train --folds is scored on its own fold, and the baselines of one of train --shots learn from the same shots.
     With --copies prompts answer over several hearings of a clip; the baselines hear it once.
     """
-    from speechprompt.speech.speeds import AnswerCopies
-
     names = baseline_names(baselines)
-    AnswerCopies(copies).speeds()  # an odd number is refused before anything is read
-    if ensemble and len(things) < 3:
-        raise UsageError("an ensemble needs two prompt folders or more, and then a source")
-    if len(things) < 2:
-        raise UsageError(
-            "evaluate needs a prompt folder and then a source: speechprompt evaluate ARTIFACT SOURCE"
-        )
-    *folders, source = things
+    folders, source = _asked(things, ensemble, copies)
     spoken_lm, artifacts = open_artifacts([Path(folder) for folder in folders], lm, device, dtype, threads)
     if ensemble and any(_fold(one) != _fold(artifacts[0]) for one in artifacts):
         raise UsageError(
@@ -112,6 +103,21 @@ def evaluate(
     }
     parts = [part for evaluation in evaluations for part in parts_of(evaluation)]
     terminal.show(document, *parts, *map(_sentence, comparisons))
+
+
+def _asked(things: Sequence[str], ensemble: bool, copies: int) -> tuple[Sequence[str], str]:
+    """The prompt folders and the source. UsageError for too few of them, or copies that cannot be heard."""
+    from speechprompt.speech.speeds import AnswerCopies
+
+    AnswerCopies(copies).speeds()
+    if ensemble and len(things) < 3:
+        raise UsageError("an ensemble needs two prompt folders or more, and then a source")
+    if len(things) < 2:
+        raise UsageError(
+            "evaluate needs a prompt folder and then a source: speechprompt evaluate ARTIFACT SOURCE"
+        )
+    *folders, source = things
+    return folders, source
 
 
 def _fold(artifact: Artifact) -> Any:

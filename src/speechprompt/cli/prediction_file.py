@@ -116,7 +116,7 @@ class PredictionFile:
                 f"{self.out} holds answers computed in {known}, and this run computes in {self.dtype}; "
                 f"pass --dtype {known} to go on, choose another --out, or pass --force to start it anew"
             )
-        if (heard := int(row.get("copies") or 0)) != self.copies:
+        if (heard := str(row.get("copies") or 0)) != str(self.copies):
             return (
                 f"{self.out} holds answers over {heard} copies of each clip, and this run's are over {self.copies}; "
                 f"pass --copies {heard} to go on, choose another --out, or pass --force to start it anew"

@@ -175,9 +175,8 @@ class Measure:
         options, _, copies = training_options(self.options, 0)
         one = self.round
         train = Examples.to_train(one.task, one.rows("train"), options)
-        labels, count = one.labels("train"), len(one.rows("train"))
-        of_copy = {u.id: label for u, label in zip(one.rows("train"), labels, strict=True)}
-        labels += [of_copy[name.rpartition(" at ")[0]] for name in train.ids[count:]]
+        slots = one.task.slots
+        labels = _named(slots, dict(zip(slots, train.targets.T.tolist(), strict=True)))
         baseline = NgramBaseline().fit([row.ids.tolist() for row in train.units], labels)
         answers = [
             baseline.predict([u.units.ids.tolist() for u in heard if u.units is not None])

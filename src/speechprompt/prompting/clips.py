@@ -70,7 +70,7 @@ class ClipEncoder:
         self.limits = limits or AudioLimits(hours=LONGEST_HOURS)
 
     def encode(self, clips: Sequence[ClipSource]) -> list[Clip]:
-        """The units of every clip; what is not in the cache is encoded in one batch.
+        """The units of every clip; what is not in the cache is encoded in one batch a speed.
 
         AudioError for the first one that cannot be read, is over the limit or is no row of numbers.
         """

@@ -173,12 +173,12 @@ class Predictor:
 
         UnitsError when a clip has more units in a window than the LM can read.
         """
+        most = self.spoken_lm.lm.max_units  # a copy of more units is the window as it is
         rows = [
-            _Row(number, place, window)
+            _Row(number, place, window if len(window) <= most else question.clip.windows[place])
             for number, question in enumerate(questions)
             for hearing in (question.clip.windows, *question.clip.copies)
             for place, window in enumerate(hearing)
-            if hearing is question.clip.windows or len(window) <= self.spoken_lm.lm.max_units
         ]
         found: list[list[list[WindowScores]]] = [
             [[] for _ in question.clip.windows] for question in questions

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from speechprompt.errors import UsageError
 
+MOST_ANSWER_COPIES = 20
+"""More hearings than these cost time and change nothing."""
 _STEPS = 1000
 """Speeds are whole thousandths, so that a key names them exactly."""
 
@@ -53,10 +55,12 @@ class AnswerCopies(NamedTuple):
     spread: float = 0.1
 
     def speeds(self, identity: str = "") -> tuple[float, ...]:
-        """The speeds of the copies, whatever the clip's id. UsageError for an odd number of copies."""
+        """The speeds of the copies, whatever the clip's id. UsageError for an odd number of copies, or too many."""
         half, odd = divmod(self.copies, 2)
-        if odd or self.copies < 0:
-            raise UsageError(f"a clip is answered with an even number of copies, not {self.copies}")
+        if odd or not 0 <= self.copies <= MOST_ANSWER_COPIES:
+            raise UsageError(
+                f"a clip is answered with an even number of copies, not {self.copies}; take 0 to {MOST_ANSWER_COPIES}"
+            )
         places = (i / half for i in range(-half, half + 1) if i)
         return tuple(round(_STEPS * (1 + self.spread * place)) / _STEPS for place in places)
 
