@@ -9,7 +9,7 @@ import pytest
 
 import speechprompt
 from speechprompt.evaluation.summary import read_json
-from speechprompt.experiments.results_table import Line
+from speechprompt.experiments.results_lines import Line
 from speechprompt.experiments.table_rows import read_declaration
 from speechprompt.experiments.tables import interval_cell
 

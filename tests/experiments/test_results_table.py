@@ -17,7 +17,8 @@ from cli.material import write_tone
 from speechprompt.errors import CorpusError, UnknownName, UsageError, WorkError
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.mfcc_units import mfcc_features, mfcc_units
-from speechprompt.experiments.results_table import Line, Study, _kept, make_table
+from speechprompt.experiments.results_lines import Line, kept
+from speechprompt.experiments.results_table import Study, make_table
 from speechprompt.experiments.table_cells import FeatureCache, Measure
 from speechprompt.experiments.table_rounds import drawn_groups, find_source, read_row, rounds_of
 from speechprompt.experiments.table_rows import Declaration, TableRow, read_declaration
@@ -25,7 +26,8 @@ from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import Interval
 from speechprompt.speech.manifest import Corpus, Utterance, write_manifest
 from speechprompt.speech.units import Units
-from speechprompt.testing import toy_corpus
+from speechprompt.spoken_lm import SpokenLM
+from speechprompt.testing import ToyTokenizer, toy_corpus, toy_lm
 from toys import SPOKEN, TASK, TRAIN, VALID, entry_of
 
 DECLARATION = """
@@ -113,8 +115,8 @@ def test_a_page_keeps_lines_that_a_call_does_not_measure(study: Study, tmp_path:
     [words] = table_of(study, "words")
     page = tmp_path / "out" / "table.json"
     assert [line.name for line in table_of(another(tmp_path), "both")] == ["words", "both"]
-    kept = json.loads(page.read_text())["lines"][0]
-    assert kept["accuracy"] == json.loads(json.dumps(words.to_json()))["accuracy"]
+    stayed = json.loads(page.read_text())["lines"][0]
+    assert stayed["accuracy"] == json.loads(json.dumps(words.to_json()))["accuracy"]
 
     elsewhere = another(tmp_path, material=tmp_path / "nowhere")
     absent, both = table_of(elsewhere, "words")
@@ -124,7 +126,7 @@ def test_a_page_keeps_lines_that_a_call_does_not_measure(study: Study, tmp_path:
     assert (hurried.accuracy["prompt"], hurried.rounds) == (words.accuracy["prompt"], 2)
     lean = replace(words, accuracy={"n-gram": words.accuracy["n-gram"]}, valid={})
     anew = replace(lean, rounds=3, remark="not measured yet: prompt")
-    assert _kept(anew, [lean]) == anew  # as many methods, measured now
+    assert kept(anew, lean) == anew  # as many methods, measured now
 
     declared = tmp_path / "table.toml"
     declared.write_text(DECLARATION.replace('toy words"', 'words"').replace("steps = 6", "steps = 7"))
@@ -185,8 +187,74 @@ def test_columns_of_the_table_hold_where_a_row_names_none(study: Study, tmp_path
     (tmp_path / "table.toml").write_text(DECLARATION.replace("seeds = 2", 'seeds = 2\ncolumns = ["n-gram"]'))
     words, both = table_of(another(tmp_path))
     assert (list(words.accuracy), list(both.accuracy)) == (["n-gram"], ["majority", "n-gram", "prompt"])
-    words, both = table_of(another(tmp_path, columns=["majority", "probe"]))
+    asked = another(tmp_path, columns=["majority", "probe"], out=tmp_path / "elsewhere")
+    words, both = table_of(asked)
     assert (list(words.accuracy), list(both.accuracy)) == (["majority", "probe"], ["majority"])
+
+
+def grown_by(folder: Path, *columns: str, **changes: Any) -> tuple[Line, int]:
+    """The line of `words` on the first page after another call, without the first one's cells, and what it measured."""
+    study = another(folder, columns=columns, out=folder / "fresh", **changes)
+    rows = study.declaration.chosen(["words"])
+    return make_table(study, rows, folder / "out" / "table.md").lines[0], study.measured
+
+
+def test_a_line_grows_by_columns(study: Study, tmp_path: Path) -> None:
+    whole = table_of(another(tmp_path, out=tmp_path / "whole"), "words")[0]
+    table_of(another(tmp_path, columns=["n-gram", "prompt"]), "words")
+    line, measured = grown_by(tmp_path, "cnn")
+    assert (list(line.accuracy), measured, line.remark) == (["n-gram", "prompt", "cnn"], 2, "")
+    for method in ("n-gram", "cnn"):
+        assert line.differences[method] == whole.differences[method]
+    assert line.accuracy["prompt"] == whole.accuracy["prompt"]
+    assert line.trained_parameters == whole.trained_parameters
+    assert line.facts["lm_fingerprint"] == SPOKEN.lm.fingerprint
+    assert line.facts["options"].keys() == {"prompt", "cnn"}
+    rest, measured = grown_by(tmp_path, "majority", "probe", "finetune")
+    assert measured == 4
+    assert (rest.accuracy, rest.differences, rest.valid) == (whole.accuracy, whole.differences, whole.valid)
+
+
+def test_what_is_of_other_inputs_does_not_stay_in_a_line(study: Study, tmp_path: Path) -> None:
+    few = another(tmp_path, columns=["n-gram", "probe", "prompt"])
+    first = table_of(few, "words")[0]
+    declared = tmp_path / "table.toml"
+    declared.write_text(DECLARATION.replace("prompt_length = 2", "prompt_length = 3"))
+    options, _ = grown_by(tmp_path, "cnn")
+    assert list(options.accuracy) == ["n-gram", "probe", "cnn"]
+    assert not options.differences
+    assert options.trained_parameters is None
+    declared.write_text(DECLARATION)
+    seeds, _ = grown_by(tmp_path, "prompt", seeds=3)
+    assert list(seeds.accuracy) == ["n-gram", "probe", "prompt"]  # the network had two seeds
+    other = SpokenLM.of_parts("toy@1", ToyTokenizer(), toy_lm(seed=1))
+    unread, _ = grown_by(tmp_path, "majority", seeds=3, lms=lambda name: other)
+    assert list(unread.accuracy) == ["majority", "n-gram", "probe", "prompt"]
+    assert unread.facts["lm_fingerprint"] == first.facts["lm_fingerprint"]
+    lm, _ = grown_by(tmp_path, "prompt", lms=lambda name: other)
+    assert list(lm.accuracy) == ["majority", "n-gram", "prompt"]
+    assert lm.facts["lm_fingerprint"] == other.lm.fingerprint
+    write_manifest(toy_corpus(54), tmp_path / "data" / "toy.jsonl", force=True)
+    rows, _ = grown_by(tmp_path, "majority")
+    assert list(rows.accuracy) == ["majority"]
+
+
+def test_a_page_of_before_keeps_what_it_can(study: Study, tmp_path: Path) -> None:
+    table_of(another(tmp_path, columns=["n-gram", "prompt"]), "words")
+    page = tmp_path / "out" / "table.json"
+    document = json.loads(page.read_text())
+    for cells in document["lines"][0]["facts"]["cells"].values():
+        for cell in cells:
+            del cell["right_on_test"]
+    page.write_text(json.dumps(document))
+    line, _ = grown_by(tmp_path, "cnn")
+    assert list(line.accuracy) == ["n-gram", "prompt", "cnn"]
+    # whether the network is right where the prompt is, nobody noted
+    assert list(line.differences) == ["n-gram"]
+    document["lines"][0]["facts"]["cells"]["n-gram"][0]["right_on_test"] = "AA=="
+    page.write_text(json.dumps(document))
+    with pytest.raises(WorkError, match="delete it"):
+        grown_by(tmp_path, "cnn")
 
 
 def test_tuning_shows_validation_and_no_test(study: Study, tmp_path: Path) -> None:

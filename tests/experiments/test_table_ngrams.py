@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.test_results_table import another, table_of
-from speechprompt.experiments.results_table import Line, Study
+from speechprompt.experiments.results_lines import Line
+from speechprompt.experiments.results_table import Study
 from speechprompt.experiments.tables import share_cell
 from speechprompt.prompting.task import Task
 from speechprompt.speech.manifest import write_manifest

@@ -104,8 +104,8 @@ def table(
     """Prompts beside baselines and supervised ceilings on declared tests, as Markdown and JSON, with intervals.
 
     FOLDER keeps each cell under a hash of all that it depends on: the same command goes on where a stopped one was,
-    and after a change measures again only what depends on it. Lines of rows that this call does not measure stay on
-    the page. A row whose data is not there says so.
+    and after a change measures again only what depends on it. Rows and methods that this call does not measure stay
+    on the page, as long as their inputs are the same. A row whose data is not there says so.
     """
     from speechprompt.experiments.results_table import Study, make_table
     from speechprompt.experiments.table_rows import check_columns, read_declaration

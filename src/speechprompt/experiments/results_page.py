@@ -12,15 +12,17 @@ from speechprompt.evaluation.svg import standalone
 from speechprompt.experiments.tables import json_text, markdown_table, write_whole
 
 if TYPE_CHECKING:
-    from speechprompt.experiments.results_table import Line, ResultsTable
+    from speechprompt.experiments.results_lines import Line
+    from speechprompt.experiments.results_table import ResultsTable
 
 _TEST = (
     "Accuracy in percent with 95 % intervals (one bootstrap over seeds, then speakers where known, else utterances); "
     "all slots must be right. `rounds`: seeds, or folds; everything is chosen on validation. A difference is paired "
     "and bold where its interval excludes zero. `trained`: parameters of the prompts that answer together. Options, "
-    "versions and the LM of each line are in the JSON beside this page. Where a row's options ask for copies at other "
-    "speeds, its prompts train on them (`speed_copies`) and answer with the mean over them (`answer_copies`), and so "
-    "does `n-gram copies`; `cnn` and the other baselines hear the recordings once, as they are."
+    "versions, the LM of each line and which utterances each cell got right (`right_on_test`) are in the JSON beside "
+    "this page. Where a row's options ask for copies at other speeds, its prompts train on them (`speed_copies`) and "
+    "answer with the mean over them (`answer_copies`), and so does `n-gram copies`; `cnn` and the other "
+    "baselines hear the recordings once, as they are."
 )
 _VALID = "Accuracy in percent on validation, to choose options by; no test is shown."
 _MARKS = (

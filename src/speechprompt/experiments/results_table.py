@@ -1,25 +1,35 @@
 """The table of results: every declared row under every method, each cell measured once, as Markdown and JSON.
 
 An interrupted study goes on where it was; a changed input (units, labels, LM, options, seed, a method's version)
-measures again only the cells that depend on it. A page grows: lines of rows that a call does not measure stay.
+measures again only the cells that depend on it. A page grows: rows and methods that a call does not measure stay.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from speechprompt.encoding import encode_corpus, with_speed_copies
-from speechprompt.errors import SpeechPromptError, UnknownName, UsageError, WorkError
+from speechprompt.errors import CorpusError, SpeechPromptError, UnknownName, UsageError, WorkError
 from speechprompt.evaluation.summary import read_json
 from speechprompt.experiments.demo import Stage
+from speechprompt.experiments.results_lines import (
+    HEADINGS,
+    Line,
+    answers_of,
+    dated,
+    grown,
+    kept,
+    lacking,
+    scored,
+    with_answers,
+    without_tests,
+)
 from speechprompt.experiments.results_page import write_page
 from speechprompt.experiments.table_cells import (
     TRAINED,
@@ -27,9 +37,9 @@ from speechprompt.experiments.table_cells import (
     FeatureCache,
     Measure,
     check_options,
-    facts_of,
     training_options,
 )
+from speechprompt.experiments.table_facts import facts_of, right_of, validated
 from speechprompt.experiments.table_rounds import (
     AbsentMaterial,
     Round,
@@ -38,94 +48,10 @@ from speechprompt.experiments.table_rounds import (
     read_row,
     rounds_of,
 )
-from speechprompt.experiments.table_rows import DRAWN, METHODS, NGRAM_COPIES, Declaration, TableRow
-from speechprompt.experiments.tables import interval_cell, share_cell
-from speechprompt.metrics import Interval, accuracy_interval, paired_difference_interval
-from speechprompt.speech.manifest import Corpus
+from speechprompt.experiments.table_rows import DRAWN, NGRAM_COPIES, Declaration, TableRow
+from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.spoken_lm import SpokenLM
-
-_LACKING = ("absent: ", "not measured yet: ")
-_CHANGED = "measured with other options than are declared now"
-COMPARED = ("n-gram", NGRAM_COPIES, "mfcc n-gram", "cnn", "finetune")
-"""Baselines and ceilings whose paired difference from the prompt has a column; the JSON holds all of them."""
-HEADINGS = (
-    *("test", "LM", "n", "rounds", "known", "aim", *METHODS),
-    "trained",
-    *(f"prompt - {method}, points" for method in COMPARED),
-    "remark",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the table: a row on one LM, with `shots` one point of a learning curve.
-
-    `accuracy` holds an interval a method, `differences` prompt minus the method on the same utterances, `valid` the
-    mean accuracy on validation of the methods that choose there.
-    """
-
-    name: str
-    title: str
-    spoken_lm: str
-    known: str
-    aim: str
-    shots: int | None = None
-    utterances: int | None = None
-    rounds: int | None = None
-    accuracy: Mapping[str, Interval] = field(default_factory=dict)
-    differences: Mapping[str, Interval] = field(default_factory=dict)
-    valid: Mapping[str, float] = field(default_factory=dict)
-    trained_parameters: int | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    remark: str = ""
-
-    def cells(self, marked: bool = False) -> tuple[str, ...]:
-        """The line under `HEADINGS`; `marked`: differences that exclude zero are bold in Markdown."""
-        return (
-            self.title if self.shots is None else f"{self.title}, {self.shots} a label",
-            self.spoken_lm,
-            "" if self.utterances is None else f"{self.utterances:,}",
-            "" if self.rounds is None else str(self.rounds),
-            self.known,
-            self.aim,
-            *(self._cell(method) for method in METHODS),
-            "" if self.trained_parameters is None else f"{self.trained_parameters:,}",
-            *(self._difference(method, marked) for method in COMPARED),
-            "; ".join(text for text in (self.remark, *self._notes()) if text),
-        )
-
-    def _notes(self) -> list[str]:
-        """What prompts reach on the test without the n-grams beside them, or without copies at other speeds."""
-        prompt, ngrams, once = (
-            self._noted(f"{part}_on_test") for part in ("prompt_alone", "ngrams_alone", "without_copies")
-        )
-        beside = f"with n-grams: prompts alone {share_cell(prompt)}, n-grams alone {share_cell(ngrams)}"
-        return [beside] * (prompt is not None) + [f"heard once: prompts {share_cell(once)}"] * (
-            once is not None
-        )
-
-    def _noted(self, name: str) -> float | None:
-        """A number that the cells of prompts note, over all utterances; None where they do not, or no test is shown."""
-        cells = [cell for cell in self.facts.get("cells", {}).get("prompt", ()) if name in cell]
-        if not cells or not self.accuracy:
-            return None
-        return float(np.average([c[name] for c in cells], weights=[c["utterances"] for c in cells]))
-
-    def _difference(self, method: str, marked: bool) -> str:
-        found = self.differences.get(method)
-        bold = "**" if marked and found is not None and found.excludes_zero else ""
-        return bold + interval_cell(found, signed=True) + bold
-
-    def _cell(self, method: str) -> str:
-        """The test's interval; where the test is not shown, the accuracy on validation."""
-        if self.accuracy:
-            return interval_cell(self.accuracy.get(method))
-        return f"valid {share_cell(self.valid[method])}" if method in self.valid else ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers and words."""
-        return asdict(self)
 
 
 @dataclass
@@ -151,10 +77,12 @@ class Study:
     measured: int = 0
     reused: int = 0
     _held: tuple[object, Corpus] | None = None
+    _rounds: dict[tuple[str, int | None], list[Round]] = field(default_factory=dict)
 
     def lines(self, row: TableRow) -> list[Line]:
         """A row's lines: one for each LM, and for each point of its learning curve."""
         found = []
+        self._rounds.clear()
         for name in row.lms:
             for shot in row.shots or (None,):
                 line = Line(row.name, row.title, name, row.known, row.aim, shot)
@@ -180,9 +108,60 @@ class Study:
         whole = {m: found for m, found in cells.items() if found is not None}
         missing = [m for m in methods if m not in whole]
         facts = facts_of(spoken_lm, corpus, row, whole, self.declaration)
-        remark = f"not measured yet: {', '.join(missing)}" if missing else ""
-        line = replace(line, facts=facts, remark=remark, valid=_validated(whole), rounds=len(rounds))
-        return _without_tests(line) if self.tuning else _scored(line, row, rounds, whole)
+        facts["inputs"] = {m: self._inputs(row, m, rounds, spoken_lm, shot) for m in whole}
+        self._rounds[name, shot] = rounds
+        prompts = whole.get("prompt")
+        line = replace(
+            line,
+            utterances=len(_tested(row, rounds)),
+            rounds=len(rounds),
+            valid=validated(whole),
+            trained_parameters=None if not prompts else max(cell.trained_parameters for cell in prompts),
+            facts=facts,
+            remark=lacking(missing),
+        )
+        if self.tuning:
+            return replace(without_tests(line), utterances=None, trained_parameters=None)
+        line = with_answers(line, {m: right_of(found, rounds) for m, found in whole.items()})
+        return scored(line, drawn_groups(_tested(row, rounds)), row.folds is not None)
+
+    def settled(self, row: TableRow, line: Line, earlier: Sequence[Line]) -> Line:
+        """A line of the last call of `lines` with what the page holds of it: methods that this call did not measure
+        and whose inputs are the same, or the earlier line where this call lacked data, LM or time.
+        """
+        for one in earlier:
+            if (one.spoken_lm, one.shots) != (line.spoken_lm, line.shots):
+                continue
+            rounds = self._rounds.get((line.spoken_lm, line.shots))
+            if rounds is not None and one.facts.get("cells"):
+                spoken_lm, shot = self._lm(line.spoken_lm), line.shots
+                others = [m for m in one.facts["cells"] if m not in line.facts["cells"]]
+                line = grown(line, one, {m: self._inputs(row, m, rounds, spoken_lm, shot) for m in others})
+                if not self.tuning:
+                    line = scored(line, drawn_groups(_tested(row, rounds)), row.folds is not None)
+            return kept(line, one)
+        return line
+
+    def _inputs(
+        self, row: TableRow, method: str, rounds: Sequence[Round], spoken_lm: SpokenLM, shot: int | None
+    ) -> str:
+        """Hash of all that a method's cells depend on, but for the LM; empty where a row without audio needs it."""
+        try:
+            parts = [one.inputs for one in self._measures(row, method, rounds, spoken_lm, shot)]
+        except CorpusError:
+            return ""
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    def _measures(
+        self, row: TableRow, method: str, rounds: Sequence[Round], spoken_lm: SpokenLM, shot: int | None
+    ) -> list[Measure]:
+        """A method on each round; one that draws nothing answers once for all seeds."""
+        options = self.declaration.options(row, method) if method in (*DRAWN, NGRAM_COPIES) else {}
+        same = method not in DRAWN and row.folds is None and shot is None
+        return [
+            Measure(method, one, spoken_lm, options, self.out / "cells")
+            for one in (rounds[:1] if same else rounds)
+        ]
 
     def _lm(self, name: str) -> SpokenLM:
         if name not in self.loaded:
@@ -233,11 +212,8 @@ class Study:
         self, row: TableRow, method: str, rounds: Sequence[Round], spoken_lm: SpokenLM, shot: int | None
     ) -> list[Cell] | None:
         """A method's cell of each round; None when the time is up before all are there."""
-        options = self.declaration.options(row, method) if method in (*DRAWN, NGRAM_COPIES) else {}
-        same = method not in DRAWN and row.folds is None and shot is None
         found = []
-        for one in rounds[:1] if same else rounds:
-            measure = Measure(method, one, spoken_lm, options, self.out / "cells")
+        for measure in self._measures(row, method, rounds, spoken_lm, shot):
             cell = measure.load()
             if cell is not None:
                 self.reused += 1
@@ -245,7 +221,7 @@ class Study:
                 return None
             else:
                 point = "" if shot is None else f" {shot} shots"
-                with self.stage(f"{row.name}{point}: {method} {one.name}") as update:
+                with self.stage(f"{row.name}{point}: {method} {measure.round.name}") as update:
                     cell = measure.run(self.features, update)
                 self.measured += 1
             found.append(cell)
@@ -274,7 +250,8 @@ def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTa
     """Measure what is missing of the rows and write `write` (Markdown), its pictures and the same as JSON.
 
     All are written again after every row, so that a study can be read while it runs. Lines of other rows that
-    the JSON already holds stay, and so does a line for which data, LM or time are lacking now. Errors of one row stay
+    the JSON already holds stay, so do methods of these rows whose inputs are the same (and whose LM, where this call
+    asks one), and a line for which data, LM or time are lacking now. Errors of one row stay
     in its lines; UsageError for wrong options or a page of the other kind (tests, or validation), and WorkError for a
     damaged JSON, come before any work.
     """
@@ -286,7 +263,7 @@ def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTa
     for row in rows:
         found = study.lines(row)
         earlier = _earlier(study, page)  # now, for another call may have measured other rows meanwhile
-        own[row.name] = [_kept(line, earlier.get(row.name, ())) for line in found]
+        own[row.name] = [study.settled(row, line, earlier.get(row.name, ())) for line in found]
         lines = earlier | own
         ordered = [line for one in study.declaration.row for line in lines.get(one.name, ())]
         table = ResultsTable(tuple(ordered), _settings(study))
@@ -310,6 +287,9 @@ def _earlier(study: Study, path: Path) -> dict[str, list[Line]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         shown, read = str(document["shown"]), [read_json(Line, line) for line in document["lines"]]
+        for line in read:
+            for cells in line.facts.get("cells", {}).values():
+                answers_of(cells)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, WorkError) as error:
         raise WorkError(
             f"{path} is damaged ({error}); delete it, and the same command writes it anew from the cells"
@@ -319,78 +299,10 @@ def _earlier(study: Study, path: Path) -> dict[str, list[Line]]:
     declared = {row.name: row for row in study.declaration.row}
     for line in read:
         if line.name in declared and not line.remark.startswith("failed"):
-            found.setdefault(line.name, []).append(_dated(line, declared[line.name], study.declaration))
+            found.setdefault(line.name, []).append(dated(line, declared[line.name], study.declaration))
     return found
 
 
-def _dated(line: Line, row: TableRow, declaration: Declaration) -> Line:
-    """An earlier line under the words declared now, with a remark when its methods' options are others."""
-    measured = line.facts.get("options", {})
-    now = {method: declaration.options(row, method) for method in measured if method in DRAWN}
-    remark = "" if line.remark == _CHANGED else line.remark
-    if json.loads(json.dumps(now)) != measured:
-        remark = _CHANGED
-    return replace(line, title=row.title, known=row.known, aim=row.aim, remark=remark)
-
-
-def _kept(line: Line, earlier: Sequence[Line]) -> Line:
-    """The line, or the one with more methods that the page holds, where this call lacked data, LM or time for them."""
-    for one in earlier:
-        same = (one.spoken_lm, one.shots) == (line.spoken_lm, line.shots)
-        more = {*one.accuracy, *one.valid} > {*line.accuracy, *line.valid}
-        if same and more and line.remark.startswith(_LACKING):
-            return one
-    return line
-
-
-def _scored(line: Line, row: TableRow, rounds: Sequence[Round], cells: Mapping[str, Sequence[Cell]]) -> Line:
-    """The line's numbers. Folds are joined to one list of utterances; seeds are rows over the same utterances."""
-    folded = row.folds is not None
-    test = [u for one in (rounds if folded else rounds[:1]) for u in one.rows("test")]
-    groups = drawn_groups(test)
-    right = {method: _right(found, rounds, folded) for method, found in cells.items()}
-    differences = {}
-    if "prompt" in right:
-        differences = {
-            method: paired_difference_interval(right["prompt"], table, groups)
-            for method, table in right.items()
-            if method != "prompt"
-        }
-    prompts = cells.get("prompt")
-    return replace(
-        line,
-        utterances=len(test),
-        accuracy={method: accuracy_interval(table, groups) for method, table in right.items()},
-        differences=differences,
-        trained_parameters=None if not prompts else max(cell.trained_parameters for cell in prompts),
-    )
-
-
-def _without_tests(line: Line) -> Line:
-    """The line without what its cells noted on the test."""
-    cells = {
-        method: [{k: v for k, v in cell.items() if not k.endswith("_on_test")} for cell in found]
-        for method, found in line.facts["cells"].items()
-    }
-    return replace(line, facts={**line.facts, "cells": cells})
-
-
-def _validated(cells: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
-    """Mean accuracy on validation of the methods that choose there."""
-    means = {}
-    for method, found in cells.items():
-        reached = [cell.valid_accuracy for cell in found if cell.valid_accuracy is not None]
-        if reached:
-            means[method] = float(np.mean(reached))
-    return means
-
-
-def _right(cells: Sequence[Cell], rounds: Sequence[Round], folded: bool) -> NDArray[np.bool_]:
-    """Which utterances are right: (seeds, B), or (1, B) over all folds."""
-    rows = [
-        [a == b for a, b in zip(cell.predictions, one.labels("test"), strict=True)]
-        for cell, one in zip(
-            cells, rounds, strict=False
-        )  # a method that draws nothing has one cell for all seeds
-    ]
-    return np.concatenate([np.array(row) for row in rows])[None] if folded else np.array(rows)
+def _tested(row: TableRow, rounds: Sequence[Round]) -> list[Utterance]:
+    """The test utterances that a line's answers are to, in their order."""
+    return [u for one in (rounds if row.folds is not None else rounds[:1]) for u in one.rows("test")]

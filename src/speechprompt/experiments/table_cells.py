@@ -28,7 +28,7 @@ from speechprompt.experiments.demo import Update
 from speechprompt.experiments.methods import load_learners, prompt_run
 from speechprompt.experiments.mfcc_units import Features, mfcc_features, mfcc_units
 from speechprompt.experiments.table_rounds import Round, audio_keys
-from speechprompt.experiments.table_rows import DRAWN, NGRAM_COPIES, Declaration, TableRow
+from speechprompt.experiments.table_rows import NEEDS_LM, NGRAM_COPIES
 from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.metrics import accuracy
@@ -94,6 +94,19 @@ class Measure:
     @cached_property
     def key(self) -> str:
         """Hash of method, its version, material, LM, options and seed."""
+        parts = self._parts
+        if self.method in NEEDS_LM:
+            lm = self.spoken_lm.lm
+            parts = {**parts, "lm": lm.fingerprint, "dtype": str(lm.dtype)}
+        return _hashed(parts)[:24]
+
+    @cached_property
+    def inputs(self) -> str:
+        """The same without the LM."""
+        return _hashed(self._parts)
+
+    @cached_property
+    def _parts(self) -> dict[str, Any]:
         heard = self.method == "mfcc n-gram"
         parts: dict[str, Any] = {
             "method": [self.method, VERSIONS[self.method]],
@@ -108,12 +121,9 @@ class Measure:
                 for split in copied
                 for u in self.round.rows(split)
             ]
-        if self.method in ("probe", "prompt", "finetune"):
-            if self._reads_prosody:
-                parts["prosody"] = self.round.prosody_digest
-            parts["lm"] = self.spoken_lm.lm.fingerprint
-            parts["dtype"] = str(self.spoken_lm.lm.dtype)
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+        if self.method in NEEDS_LM and self._reads_prosody:
+            parts["prosody"] = self.round.prosody_digest
+        return parts
 
     def _copied_splits(self) -> list[str]:
         """The splits whose clips are heard at other speeds too."""
@@ -317,45 +327,6 @@ def measuring(device: torch.device | str) -> dict[str, str]:
     return {"machine": f"{platform.machine()}, {processor(device)}", **versions()}
 
 
-def facts_of(
-    spoken_lm: SpokenLM,
-    corpus: Corpus,
-    row: TableRow,
-    cells: Mapping[str, Sequence[Cell]],
-    declaration: Declaration,
-) -> dict[str, Any]:
-    """What a line was measured on, for the JSON."""
-    audio = any(u.audio is not None for u in corpus.utterances)
-    needs_lm = any(method in cells for method in ("probe", "prompt", "finetune"))
-    here = measuring(spoken_lm.lm.device)
-    places = [dict(cell.measured_by) or here for found in cells.values() for cell in found]
-    return {
-        "measured_by": [place for i, place in enumerate(places) if place not in places[:i]],
-        "corpus": corpus.name,
-        "labels": {slot: len(labels) for slot, labels in corpus.slots.items()},
-        "spoken_lm": spoken_lm.name,
-        "lm_fingerprint": spoken_lm.lm.fingerprint if needs_lm else None,
-        "lm_dtype": str(spoken_lm.lm.dtype) if needs_lm else None,
-        "tokenizer": spoken_lm.tokenizer_name,
-        "tokenizer_fingerprint": spoken_lm.tokenizer.fingerprint if audio else None,
-        "options": {method: declaration.options(row, method) for method in DRAWN if method in cells},
-        "cells": {
-            method: [
-                {
-                    "utterances": len(cell.predictions),
-                    "trained_parameters": cell.trained_parameters,
-                    "cpu_seconds": cell.cpu_seconds,
-                    "valid_accuracy": cell.valid_accuracy,
-                    "measured_by": (dict(cell.measured_by) or here)["machine"],
-                    **cell.details,
-                }
-                for cell in found
-            ]
-            for method, found in cells.items()
-        },
-    }
-
-
 class Asked(NamedTuple):
     """What a row asks of prompts: how one trains, how many answer together, over how many copies of a clip."""
 
@@ -385,6 +356,10 @@ def check_options(method: str, values: Mapping[str, Any]) -> None:
         members = training_options(values, 0).members
         if method == "finetune" and members > 1:
             raise UsageError("'ensemble' is for prompts; a fine-tuned LM answers alone")
+
+
+def _hashed(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _joined(slots: Mapping[str, Sequence[str]], scores: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ METHODS = ("majority", "n-gram", NGRAM_COPIES, "mfcc n-gram", "probe", "prompt",
 """The columns, cheapest first; `cnn` and `finetune` are what full supervision reaches."""
 COPYING = ("speed_copies", "speed_range", "answer_copies")
 """Options of prompts that say at which speeds clips are heard."""
+NEEDS_LM = ("probe", "prompt", "finetune")
+"""Methods whose answers depend on the LM; all others see units or sound only."""
 DRAWN = ("prompt", "cnn", "finetune")
 """Methods that draw random numbers, so that every seed is another training."""
 
