@@ -251,10 +251,21 @@ def test_a_page_of_before_keeps_what_it_can(study: Study, tmp_path: Path) -> Non
     assert list(line.accuracy) == ["n-gram", "prompt", "cnn"]
     # whether the network is right where the prompt is, nobody noted
     assert list(line.differences) == ["n-gram"]
-    document["lines"][0]["facts"]["cells"]["n-gram"][0]["right_on_test"] = "AA=="
-    page.write_text(json.dumps(document))
-    with pytest.raises(WorkError, match="delete it"):
-        grown_by(tmp_path, "cnn")
+    facts = document["lines"][0]["facts"]
+    cell = facts["cells"]["n-gram"][0]
+    for name, value in (
+        ("cells", {"n-gram": [{**cell, "right_on_test": "AA=="}]}),
+        ("cells", {"n-gram": [{**cell, "right_on_test": "no base64"}]}),
+        ("cells", {"n-grams": [cell]}),
+        ("cells", {"n-gram": [{**cell, "measured_by": "an abacus"}]}),
+        ("cells", [cell]),
+        ("options", ["steps"]),
+        ("measured_by", "an abacus"),
+    ):
+        document["lines"][0]["facts"] = {**facts, name: value}
+        page.write_text(json.dumps(document))
+        with pytest.raises(WorkError, match="delete it"):
+            grown_by(tmp_path, "cnn")
 
 
 def test_tuning_shows_validation_and_no_test(study: Study, tmp_path: Path) -> None:

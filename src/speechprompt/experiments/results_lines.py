@@ -155,6 +155,19 @@ def answers_of(cells: Sequence[Mapping[str, Any]]) -> list[NDArray[np.bool_]] | 
     return found
 
 
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """ValueError, KeyError, TypeError or AttributeError for facts read from a page that no line can grow by."""
+    if not facts:
+        return
+    machines = {place["machine"] for place in facts["measured_by"]}
+    if not all(isinstance(facts.get(name, {}), dict) for name in ("cells", "options", "inputs")):
+        raise ValueError("facts are no tables")
+    for method, cells in facts["cells"].items():
+        answers_of(cells)
+        if method not in METHODS or not {cell["measured_by"] for cell in cells} <= machines:
+            raise ValueError(f"nobody measured {method}")
+
+
 def scored(line: Line, groups: Sequence[str] | None, folded: bool) -> Line:
     """The line's numbers, from which test utterances its cells got right; what has no such notes stays as it is.
 
@@ -166,7 +179,10 @@ def scored(line: Line, groups: Sequence[str] | None, folded: bool) -> Line:
         found = answers_of(cells[method]) if method in cells else None
         if found is not None:
             right[method] = np.concatenate(found)[None] if folded else np.array(found)
-    accuracy = {m: accuracy_interval(right[m], groups) if m in right else line.accuracy[m] for m in cells}
+    accuracy = {
+        **line.accuracy,
+        **{method: accuracy_interval(found, groups) for method, found in right.items()},
+    }
     differences = dict(line.differences)
     if "prompt" in right:
         others = [method for method in right if method != "prompt"]

@@ -21,7 +21,7 @@ from speechprompt.experiments.demo import Stage
 from speechprompt.experiments.results_lines import (
     HEADINGS,
     Line,
-    answers_of,
+    check_facts,
     dated,
     grown,
     kept,
@@ -133,7 +133,7 @@ class Study:
             if (one.spoken_lm, one.shots) != (line.spoken_lm, line.shots):
                 continue
             rounds = self._rounds.get((line.spoken_lm, line.shots))
-            if rounds is not None and one.facts.get("cells"):
+            if rounds is not None and one.facts:
                 spoken_lm, shot = self._lm(line.spoken_lm), line.shots
                 others = [m for m in one.facts["cells"] if m not in line.facts["cells"]]
                 line = grown(line, one, {m: self._inputs(row, m, rounds, spoken_lm, shot) for m in others})
@@ -288,9 +288,8 @@ def _earlier(study: Study, path: Path) -> dict[str, list[Line]]:
         document = json.loads(path.read_text(encoding="utf-8"))
         shown, read = str(document["shown"]), [read_json(Line, line) for line in document["lines"]]
         for line in read:
-            for cells in line.facts.get("cells", {}).values():
-                answers_of(cells)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, WorkError) as error:
+            check_facts(line.facts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, WorkError) as error:
         raise WorkError(
             f"{path} is damaged ({error}); delete it, and the same command writes it anew from the cells"
         ) from None
