@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,9 @@ def with_held_out(corpus: Corpus, fold: int, folds: int) -> Corpus:
     """The corpus without its test rows; the held-out clips of a fold are its test, speakers are forgotten."""
     seen: Counter[tuple[Any, ...]] = Counter()
     rows = []
-    for u in sorted((u for u in corpus.utterances if u.split != "test"), key=lambda u: u.id):
+    for u in corpus.utterances:
+        if u.split == "test":
+            continue
         group = (u.speaker, *u.labels.values())
         split = "test" if seen[group] % folds == fold else "train"
         seen[group] += 1
@@ -99,8 +100,14 @@ def together(fold: dict[str, Any], members: int, heard: list[int]) -> Tensor:
     return torch.stack(scores).mean(0).argmax(1) == fold["targets"]["test"]
 
 
+def difference(one: np.ndarray, other: np.ndarray) -> str:
+    """How many more clips of (n,) one way answers rightly, paired."""
+    found = paired_difference_interval(one[None], other[None], None)
+    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+
+
 def show(folds: list[dict[str, Any]], copies: int) -> None:
-    """Print accuracies over all folds, and the difference of each number of prompts to the largest."""
+    """Print accuracies over all folds, and what the most copies and the most prompts gain over fewer."""
     members = len(folds[0]["prompts"]["test"])
     speeds = AnswerCopies(copies).speeds()
     hearings = {0: [0]} | {
@@ -114,13 +121,13 @@ def show(folds: list[dict[str, Any]], copies: int) -> None:
     for m in range(1, members + 1):
         for n, heard in hearings.items():
             right[m, n] = torch.cat([together(fold, m, heard) for fold in folds]).numpy()
-    for m, group in groupby(right, key=lambda key: key[0]):
-        parts = [f"{right[key].mean():.4f}" for key in group]
-        least = paired_difference_interval(
-            right[members, max(hearings)][None], right[m, max(hearings)][None], None
-        )
-        lost = f"{least.estimate:+.4f} [{least.low:+.4f}, {least.high:+.4f}]"
-        print(f"{m} prompts  {'  '.join(parts)}   {members} less {m}: {lost}")
+    best = right[members, max(hearings)]
+    for m in range(1, members + 1):
+        own = right[m, max(hearings)]
+        lost = [difference(own, right[m, n]) for n in hearings][:-1]
+        shown = "  ".join(f"{right[m, n].mean():.4f}" for n in hearings)
+        print(f"{m} prompts  {shown}   the last less the others: {', '.join(lost)}")
+        print(f"           {members} prompts less {m} over the most copies: {difference(best, own)}")
     parts = []
     for heard in hearings.values():
         parts.append(
