@@ -192,26 +192,26 @@ def test_columns_of_the_table_hold_where_a_row_names_none(study: Study, tmp_path
     assert (list(words.accuracy), list(both.accuracy)) == (["majority", "probe"], ["majority"])
 
 
-def grown_by(folder: Path, *columns: str, **changes: Any) -> tuple[Line, int]:
-    """The line of `words` on the first page after another call, without the first one's cells, and what it measured."""
+def grown_by(folder: Path, *columns: str, **changes: Any) -> tuple[Line, Study]:
+    """The line of `words` on the first page after another call, without the first one's cells, and that call."""
     study = another(folder, columns=columns, out=folder / "fresh", **changes)
     rows = study.declaration.chosen(["words"])
-    return make_table(study, rows, folder / "out" / "table.md").lines[0], study.measured
+    return make_table(study, rows, folder / "out" / "table.md").lines[0], study
 
 
 def test_a_line_grows_by_columns(study: Study, tmp_path: Path) -> None:
     whole = table_of(another(tmp_path, out=tmp_path / "whole"), "words")[0]
     table_of(another(tmp_path, columns=["n-gram", "prompt"]), "words")
-    line, measured = grown_by(tmp_path, "cnn")
-    assert (list(line.accuracy), measured, line.remark) == (["n-gram", "prompt", "cnn"], 2, "")
+    line, call = grown_by(tmp_path, "cnn")
+    assert (list(line.accuracy), call.measured, line.remark) == (["n-gram", "prompt", "cnn"], 2, "")
     for method in ("n-gram", "cnn"):
         assert line.differences[method] == whole.differences[method]
     assert line.accuracy["prompt"] == whole.accuracy["prompt"]
     assert line.trained_parameters == whole.trained_parameters
     assert line.facts["lm_fingerprint"] == SPOKEN.lm.fingerprint
     assert line.facts["options"].keys() == {"prompt", "cnn"}
-    rest, measured = grown_by(tmp_path, "majority", "probe", "finetune")
-    assert measured == 4
+    rest, call = grown_by(tmp_path, "majority", "probe", "finetune")
+    assert (call.measured, call.notices) == (4, [])
     assert (rest.accuracy, rest.differences, rest.valid) == (whole.accuracy, whole.differences, whole.valid)
 
 
@@ -220,8 +220,9 @@ def test_what_is_of_other_inputs_does_not_stay_in_a_line(study: Study, tmp_path:
     first = table_of(few, "words")[0]
     declared = tmp_path / "table.toml"
     declared.write_text(DECLARATION.replace("prompt_length = 2", "prompt_length = 3"))
-    options, _ = grown_by(tmp_path, "cnn")
+    options, call = grown_by(tmp_path, "cnn")
     assert list(options.accuracy) == ["n-gram", "probe", "cnn"]
+    assert call.notices == ["words, toy: prompt left the page, measured on other inputs than these"]
     assert not options.differences
     assert options.trained_parameters is None
     declared.write_text(DECLARATION)

@@ -128,6 +128,8 @@ def table(
         raise KeyboardInterrupt(
             f"interrupted; measured cells are in {out}, the same command goes on from there"
         ) from None
+    for notice in study.notices:
+        terminal.notice(notice)
     _show(terminal, found, f"{study.measured} cells measured, {study.reused} reused: {page}")
 
 

@@ -202,7 +202,7 @@ def grown(line: Line, earlier: Line, inputs: Mapping[str, str]) -> Line:
         method
         for method in then["cells"]
         if method not in now["cells"]
-        and then.get("inputs", {}).get(method, "") == inputs.get(method)
+        and then.get("inputs", {}).get(method) == inputs.get(method)
         and not (other_lm and method in NEEDS_LM)
     ]
     if not stay:

@@ -59,7 +59,8 @@ class Study:
     """What all rows share. `lms` loads a spoken LM by the name that rows use; `out` holds the cells.
 
     No cell is begun after `deadline` (`time.monotonic()`); `columns` None takes each row's own. `tuning` shows
-    accuracy on validation only, so that options can be chosen without a look at a test.
+    accuracy on validation only, so that options can be chosen without a look at a test. `notices` says what has left
+    the page.
     """
 
     declaration: Declaration
@@ -76,6 +77,7 @@ class Study:
     features: FeatureCache = field(default_factory=FeatureCache)
     measured: int = 0
     reused: int = 0
+    notices: list[str] = field(default_factory=list)
     _held: tuple[object, Corpus] | None = None
     _rounds: dict[tuple[str, int | None], list[Round]] = field(default_factory=dict)
 
@@ -133,13 +135,17 @@ class Study:
             if (one.spoken_lm, one.shots) != (line.spoken_lm, line.shots):
                 continue
             rounds = self._rounds.get((line.spoken_lm, line.shots))
+            others = [m for m in one.facts.get("cells", {}) if m not in line.facts.get("cells", {})]
             if rounds is not None and one.facts:
                 spoken_lm, shot = self._lm(line.spoken_lm), line.shots
-                others = [m for m in one.facts["cells"] if m not in line.facts["cells"]]
                 line = grown(line, one, {m: self._inputs(row, m, rounds, spoken_lm, shot) for m in others})
                 if not self.tuning:
                     line = scored(line, drawn_groups(_tested(row, rounds)), row.folds is not None)
-            return kept(line, one)
+            found = kept(line, one)
+            if gone := [method for method in others if method not in found.facts.get("cells", {})]:
+                of = f"{row.name}, {line.spoken_lm}: {', '.join(gone)}"
+                self.notices.append(f"{of} left the page, measured on other inputs than these")
+            return found
         return line
 
     def _inputs(
