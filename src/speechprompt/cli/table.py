@@ -17,7 +17,7 @@ from speechprompt.cli.terminal import table as drawn
 from speechprompt.errors import UsageError
 
 if TYPE_CHECKING:
-    from speechprompt.experiments.results_table import ResultsTable
+    from speechprompt.experiments.results_lines import ResultsTable
     from speechprompt.spoken_lm import SpokenLM
 
 OUT = Path("speechprompt-table")

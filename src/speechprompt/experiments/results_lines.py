@@ -1,4 +1,4 @@
-"""A line of the table of results: what was measured of a row, its cells under the headings, and how it grows.
+"""Lines of the table of results: what was measured of a row, its cells under the headings, and how it grows.
 
 A page grows by lines and by columns: what a call does not measure stays, as long as it is of the same inputs.
 """
@@ -112,6 +112,24 @@ class Line:
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and words."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsTable:
+    """All lines, and what was measured on."""
+
+    lines: tuple[Line, ...]
+    settings: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and words."""
+        return {**self.settings, "lines": [line.to_json() for line in self.lines]}
+
+    def shown(self, marked: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Headings and cells, without columns that are empty in every line; `marked` as of `Line.cells`."""
+        cells = [line.cells(marked) for line in self.lines]
+        kept = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in cells)]
+        return [HEADINGS[i] for i in kept], [[row[i] for i in kept] for row in cells]
 
 
 def dated(line: Line, row: TableRow, declaration: Declaration) -> Line:

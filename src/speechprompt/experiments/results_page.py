@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from speechprompt.evaluation.plots import shots_plot, study_plot
 from speechprompt.evaluation.reports import StudyRow
 from speechprompt.evaluation.svg import standalone
+from speechprompt.experiments.results_lines import Line, ResultsTable
 from speechprompt.experiments.tables import json_text, markdown_table, write_whole
-
-if TYPE_CHECKING:
-    from speechprompt.experiments.results_lines import Line
-    from speechprompt.experiments.results_table import ResultsTable
 
 _TEST = (
     "Accuracy in percent with 95 % intervals (one bootstrap over seeds, then speakers where known, else utterances); "

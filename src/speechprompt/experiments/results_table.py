@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from speechprompt.errors import CorpusError, SpeechPromptError, UnknownName, Usa
 from speechprompt.evaluation.summary import read_json
 from speechprompt.experiments.demo import Stage
 from speechprompt.experiments.results_lines import (
-    HEADINGS,
     Line,
+    ResultsTable,
     check_facts,
     dated,
     grown,
@@ -232,24 +232,6 @@ class Study:
                 self.measured += 1
             found.append(cell)
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class ResultsTable:
-    """All lines, and what was measured on."""
-
-    lines: tuple[Line, ...]
-    settings: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers and words."""
-        return {**self.settings, "lines": [line.to_json() for line in self.lines]}
-
-    def shown(self, marked: bool = False) -> tuple[list[str], list[list[str]]]:
-        """Headings and cells, without columns that are empty in every line; `marked` as of `Line.cells`."""
-        cells = [line.cells(marked) for line in self.lines]
-        kept = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in cells)]
-        return [HEADINGS[i] for i in kept], [[row[i] for i in kept] for row in cells]
 
 
 def make_table(study: Study, rows: Sequence[TableRow], write: Path) -> ResultsTable:
