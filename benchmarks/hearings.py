@@ -25,7 +25,7 @@ from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.evaluation.baselines import NgramBaseline
 from speechprompt.evaluation.evaluate import with_answer_copies
 from speechprompt.experiments.methods import prompt_run
-from speechprompt.experiments.table_cells import training_options
+from speechprompt.experiments.table_cells import MEMBER_SEEDS, training_options
 from speechprompt.experiments.table_rounds import find_source, read_row
 from speechprompt.experiments.table_rows import read_declaration
 from speechprompt.metrics import paired_difference_interval
@@ -39,7 +39,6 @@ from speechprompt.prompting.trust import temperatures_of
 from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.speech.splits import draw_splits
 
-_MEMBER_SEEDS = 1000
 SPLITS = ("valid", "test")
 
 
@@ -71,7 +70,7 @@ def fold_scores(
     train = Examples.to_train(task, corpus.split("train"), options)
     valid = Examples.of(task, corpus.split("valid"))
     started = [
-        prompt_run(lm.lm, task, options.model_copy(update={"seed": _MEMBER_SEEDS * m}), train, valid)
+        prompt_run(lm.lm, task, options.model_copy(update={"seed": MEMBER_SEEDS * m}), train, valid)
         for m in range(members)
     ]
     frozen, runs = started[0][0], [run for _, run in started]

@@ -267,6 +267,10 @@ def test_a_page_of_before_keeps_what_it_can(study: Study, tmp_path: Path) -> Non
         page.write_text(json.dumps(document))
         with pytest.raises(WorkError, match="delete it"):
             grown_by(tmp_path, "cnn")
+    for odd in ([], [{**cell, "utterances": 11}], [{**cell, "right_on_test": "AA==", "utterances": 8}]):
+        document["lines"][0]["facts"] = {**facts, "cells": {"n-gram": odd}}
+        page.write_text(json.dumps(document))
+        assert list(grown_by(tmp_path, "cnn")[0].facts["cells"]) == ["cnn"]
 
 
 def test_tuning_shows_validation_and_no_test(study: Study, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def with_answers(line: Line, right: Mapping[str, Sequence[NDArray[np.bool_]]]) -
 
 def answers_of(cells: Sequence[Mapping[str, Any]]) -> list[NDArray[np.bool_]] | None:
     """Which test utterances (B,) each cell got right; None where they do not note it. ValueError for damaged notes."""
-    if not all(_RIGHT in cell for cell in cells):
+    if not cells or not all(_RIGHT in cell for cell in cells):
         return None
     found = []
     for cell in cells:
@@ -222,12 +222,15 @@ def grown(line: Line, earlier: Line, inputs: Mapping[str, str]) -> Line:
         if method not in now["cells"]
         and then.get("inputs", {}).get(method) == inputs.get(method)
         and not (other_lm and method in NEEDS_LM)
+        and _answers_all(then["cells"][method], line)
     ]
     if not stay:
         return line
     facts = {**now, **({} if asked else {name: then.get(name) for name in ("spoken_lm", *_LM)})}
     for name in ("cells", "options", "inputs"):
-        facts[name] = _ordered({**now[name], **{m: then[name][m] for m in stay if m in then[name]}})
+        facts[name] = _ordered(
+            {**now[name], **{m: one for m, one in then.get(name, {}).items() if m in stay}}
+        )
     machines = {cell["measured_by"] for method in stay for cell in then["cells"][method]}
     new = [place for place in then["measured_by"] if place not in now["measured_by"]]
     facts["measured_by"] = [*now["measured_by"], *(place for place in new if place["machine"] in machines)]
@@ -241,6 +244,12 @@ def grown(line: Line, earlier: Line, inputs: Mapping[str, str]) -> Line:
         facts=facts,
         remark=_without(line.remark, stay),
     )
+
+
+def _answers_all(cells: Sequence[Mapping[str, Any]], line: Line) -> bool:
+    """Whether cells answer a line's test utterances, each of them (seeds) or together (folds)."""
+    counts = [cell["utterances"] for cell in cells]
+    return line.utterances is None or line.utterances == sum(counts) or set(counts) == {line.utterances}
 
 
 def lacking(methods: Sequence[str]) -> str:

@@ -61,7 +61,7 @@ VERSIONS = {
 """Raise a method's number when a change of code changes what it answers: its cells are then measured again."""
 TRAINED = ("prompt", "finetune")
 """Methods that take training options."""
-_MEMBER_SEEDS = 1000
+MEMBER_SEEDS = 1000
 """Seeds of an ensemble's members lie so far apart, so that no two rounds share one."""
 
 
@@ -240,7 +240,7 @@ class Measure:
         start = prompt_run if self.method == "prompt" else finetuning_run
         started = []
         for member in range(members):
-            own = {"seed": options.seed + _MEMBER_SEEDS * member} | ({"ngrams": 0} if member else {})
+            own = {"seed": options.seed + MEMBER_SEEDS * member} | ({"ngrams": 0} if member else {})
             one = options.model_copy(update=own)
             started.append(start(self.spoken_lm.lm, self.round.task, one, train, valid))
         lm, runs = started[0][0], [run for _, run in started]
