@@ -47,7 +47,7 @@ def test_every_answer_has_an_id_and_the_security_headers(client: TestClient) -> 
 def test_a_failure_of_our_own_is_a_problem_without_its_details(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(seconds: float, tasks: int) -> float:
+    def broken(seconds: float, tasks: int, copies: int) -> float:
         raise RuntimeError("secret")
 
     with TestClient(app, raise_server_exceptions=False) as client:

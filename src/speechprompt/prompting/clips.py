@@ -43,6 +43,17 @@ class Clip:
         """Units of all windows."""
         return sum(len(window) for window in self.windows)
 
+    def hearings(self, most_units: int) -> tuple[tuple[Units, ...], ...]:
+        """The windows as they are, then of each copy; one of more than `most_units` there is the window as it is."""
+        copies = (
+            tuple(
+                units if len(units) <= most_units else plain
+                for units, plain in zip(copy, self.windows, strict=True)
+            )
+            for copy in self.copies
+        )
+        return (self.windows, *copies)
+
     def spans(self) -> list[tuple[float, float]]:
         """Start and end of each window in seconds, to a sample."""
         count = len(self.windows)

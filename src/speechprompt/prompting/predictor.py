@@ -173,11 +173,11 @@ class Predictor:
 
         UnitsError when a clip has more units in a window than the LM can read.
         """
-        most = self.spoken_lm.lm.max_units  # a copy of more units is the window as it is
+        most = self.spoken_lm.lm.max_units
         rows = [
-            _Row(number, place, window if len(window) <= most else question.clip.windows[place])
+            _Row(number, place, window)
             for number, question in enumerate(questions)
-            for hearing in (question.clip.windows, *question.clip.copies)
+            for hearing in question.clip.hearings(most)
             for place, window in enumerate(hearing)
         ]
         found: list[list[list[WindowScores]]] = [
@@ -189,7 +189,7 @@ class Predictor:
             for row, scores in zip(batch, window_scores(self.spoken_lm.lm, asked), strict=True):
                 found[row.question][row.window].append(scores)
         return [
-            prediction_of(question, [_mean(hearings) for hearings in windows])
+            prediction_of(question, [mean_scores(hearings) for hearings in windows])
             for question, windows in zip(questions, found, strict=True)
         ]
 
@@ -201,7 +201,7 @@ class _Row:
     units: Units
 
 
-def _mean(hearings: Sequence[WindowScores]) -> WindowScores:
+def mean_scores(hearings: Sequence[WindowScores]) -> WindowScores:
     """What is said about a window that was heard several times: mean log-probabilities and the mean distance."""
     if len(hearings) == 1:
         return hearings[0]

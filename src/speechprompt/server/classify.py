@@ -23,6 +23,7 @@ from speechprompt.server.schemas import Answers, UnitsAnswer
 from speechprompt.server.service import Service, service_of
 from speechprompt.server.uploads import Upload, decode, read_upload
 from speechprompt.speech.audio import RATES
+from speechprompt.speech.speeds import MOST_ANSWER_COPIES
 
 router = APIRouter(tags=["clips"])
 
@@ -56,6 +57,14 @@ class ClassifyForm(UnitsForm):
         [EVERY_TASK], description="tasks to ask, repeated; * is all of them", max_length=10_000
     )
     top_k: int | None = Field(None, ge=1, le=10_000, description="labels of a slot to show; by default all")
+    copies: int = Field(
+        0,
+        ge=0,
+        le=MOST_ANSWER_COPIES,
+        multiple_of=2,
+        description="hear the clip at so many other speeds too and answer with the mean: steadier, at as many times "
+        "the work",
+    )
 
 
 def form_body(form: type[BaseModel]) -> dict[str, Any]:
@@ -75,7 +84,7 @@ class HeardClip:
 
 @asynccontextmanager
 async def heard_clip(
-    service: Service, request: Request, upload: Upload, tasks: int, deadline: float
+    service: Service, request: Request, upload: Upload, tasks: int, deadline: float, copies: int = 0
 ) -> AsyncIterator[HeardClip]:
     """Accept, decode and encode an upload; the request stays accepted while the context lasts."""
     client = service.client_of(request)
@@ -85,8 +94,8 @@ async def heard_clip(
         waveform, notices = await loop.run_in_executor(
             service.decoders, decode, upload, rate, service.settings
         )
-        ticket.settle(service.engine.planned_seconds(len(waveform) / rate, tasks))
-        yield HeardClip(await service.engine.encode(waveform, ticket), notices, ticket)
+        ticket.settle(service.engine.planned_seconds(len(waveform) / rate, tasks, copies))
+        yield HeardClip(await service.engine.encode(waveform, ticket, copies), notices, ticket)
 
 
 @contextmanager
@@ -136,7 +145,8 @@ async def classify(request: Request, deadline_seconds: Deadline = None) -> Respo
     upload = await received(service, request, deadline_seconds)
     tasks = service.catalogue.chosen(upload.all("task") or [EVERY_TASK])
     top_k = upload.number("top_k", 1, 10_000)
-    async with heard_clip(service, request, upload, len(tasks), deadline) as heard:
+    copies = _copies(upload)
+    async with heard_clip(service, request, upload, len(tasks), deadline, copies) as heard:
         predictions = await service.engine.ask(heard.clip, tasks, heard.ticket)
     answers = Answers.model_construct(
         request_id=request_id_of(request),
@@ -153,6 +163,14 @@ async def classify(request: Request, deadline_seconds: Deadline = None) -> Respo
         service.metrics.answered(task.name)
     request.scope["log"] = {"tasks": len(tasks), "seconds": round(heard.clip.duration_seconds, 3)}
     return Response(answers.model_dump_json(), media_type="application/json")
+
+
+def _copies(upload: Upload) -> int:
+    """At how many other speeds the clip is to be heard. UsageError."""
+    given = upload.number("copies", 0, MOST_ANSWER_COPIES) or 0
+    if given % 2:
+        raise UsageError(f"copies is {given:g}; it must be even: as many slower as faster")
+    return int(given)
 
 
 @router.post("/v1/units", response_model=UnitsAnswer, responses=PROBLEMS, openapi_extra=form_body(UnitsForm))

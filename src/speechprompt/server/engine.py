@@ -8,17 +8,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from speechprompt.errors import AudioError
 from speechprompt.prompting.clips import Clip, ClipEncoder, windows_of
-from speechprompt.prompting.predictor import Prediction, Question, WindowScores, prediction_of, window_scores
+from speechprompt.prompting.predictor import (
+    Prediction,
+    Question,
+    WindowScores,
+    mean_scores,
+    prediction_of,
+    window_scores,
+)
 from speechprompt.server.catalogue import ServedTask
 from speechprompt.server.gate import Ticket
 from speechprompt.server.settings import ServerSettings
 from speechprompt.server.stage import Piece, Stage, StageListener
-from speechprompt.speech.unit_cache import UnitCache
+from speechprompt.speech.speeds import AnswerCopies, at_speed
+from speechprompt.speech.unit_cache import CacheKey, UnitCache
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
 from speechprompt.tokenizers.protocol import Waveform
@@ -123,28 +132,60 @@ class Engine:
         self.encoder.close()
         self.lm.close()
 
-    def planned_seconds(self, clip_seconds: float, tasks: int) -> float:
-        """Planned work of a request."""
-        return REQUEST_SECONDS + clip_seconds * (ENCODER_SECONDS + tasks * LM_SECONDS)
+    def planned_seconds(self, clip_seconds: float, tasks: int, copies: int = 0) -> float:
+        """Planned work of a request that hears its clip at so many other speeds too."""
+        heard_seconds = (1 + copies) * clip_seconds
+        return REQUEST_SECONDS + heard_seconds * (ENCODER_SECONDS + tasks * LM_SECONDS)
 
-    async def encode(self, waveform: Waveform, ticket: Ticket) -> Clip:
-        """The units of a clip's windows. AudioError, DeadlineExceeded."""
-        rate = self.spoken_lm.tokenizer.sample_rate
-        key, seconds = self.clips.key(waveform), len(waveform) / rate
+    async def encode(self, waveform: Waveform, ticket: Ticket, copies: int = 0) -> Clip:
+        """The units of a clip's windows, and of so many copies at other speeds. AudioError, DeadlineExceeded.
+
+        UsageError for an odd number of copies, or too many.
+        """
+        speeds = AnswerCopies(copies).speeds()
+        key = self.clips.key(waveform)
+        windows = await self._windows(key, waveform, ticket)  # first, since it says what cannot be encoded
+        heard: list[tuple[Units, ...]] = []
+        for some in _in_turn(speeds, max(1, copies) if len(windows) == 1 else 1):  # many windows fill a batch
+            heard += await asyncio.gather(
+                *(self._copy(replace(key, speed=speed), waveform, windows, ticket) for speed in some)
+            )
+        return Clip(windows, len(waveform) / self.spoken_lm.tokenizer.sample_rate, copies=tuple(heard))
+
+    async def _copy(
+        self, key: CacheKey, waveform: Waveform, plain: tuple[Units, ...], ticket: Ticket
+    ) -> tuple[Units, ...]:
+        """The windows at the key's speed; where they are too short for a unit, the clip's own."""
+        try:
+            return await self._windows(key, waveform, ticket)
+        except AudioError:
+            return plain
+
+    async def _windows(self, key: CacheKey, waveform: Waveform, ticket: Ticket) -> tuple[Units, ...]:
+        """The units of a clip's windows at the key's speed, from the cache or encoded now."""
         windows = self.cache.get(key)
         if windows is None:
+            rate = self.spoken_lm.tokenizer.sample_rate
             parts = windows_of(waveform, rate, self.settings.window_seconds)
-            sizes, planned = [len(part) for part in parts], seconds * ENCODER_SECONDS
+            if key.speed != 1:
+                parts = await asyncio.to_thread(lambda: [at_speed(part, key.speed) for part in parts])
+            sizes, planned = [len(part) for part in parts], len(waveform) / rate * ENCODER_SECONDS
             windows = await self._pieces(self.encoder, parts, sizes, ticket, planned, tuple)
             self.cache.put(key, windows)
-        return Clip(windows, seconds)
+        return windows
 
     async def ask(self, clip: Clip, tasks: Sequence[ServedTask], ticket: Ticket) -> list[Prediction]:
         """Every task's answer to a clip. DeadlineExceeded."""
         if not tasks:
             return []
-        rows = [Row(window, task) for task in tasks for window in clip.windows]
-        planned = clip.duration_seconds * len(tasks) * LM_SECONDS
+        hearings = clip.hearings(self.spoken_lm.lm.max_units)
+        rows = [
+            Row(window, task)
+            for task in tasks
+            for windows in zip(*hearings, strict=True)
+            for window in windows
+        ]
+        planned = clip.duration_seconds * len(hearings) * len(tasks) * LM_SECONDS
         sizes = [len(row.units) for row in rows]
         return await self._pieces(
             self.lm, rows, sizes, ticket, planned, lambda outputs: _answers(clip, tasks, outputs)
@@ -195,6 +236,11 @@ class Engine:
         )
 
 
+def _in_turn(items: Sequence[Input], count: int) -> list[Sequence[Input]]:
+    """The items, so many at a time."""
+    return [items[i : i + count] for i in range(0, len(items), count)]
+
+
 def _alike(one: int, other: int, allowance: int) -> bool:
     return max(one, other) <= PADDING * min(one, other) + allowance
 
@@ -205,8 +251,10 @@ def _steps(task: ServedTask) -> int:
 
 
 def _answers(clip: Clip, tasks: Sequence[ServedTask], outputs: Sequence[WindowScores]) -> list[Prediction]:
-    """Predictions from the rows of each task's windows, in order."""
-    count, answers = len(clip.windows), []
-    for k, task in enumerate(tasks):
-        answers.append(prediction_of(Question(clip, task.prompt), outputs[k * count : (k + 1) * count]))
-    return answers
+    """Predictions from the rows of each task's windows, every hearing of a window in turn."""
+    heard = 1 + len(clip.copies)
+    means = [mean_scores(hearings) for hearings in _in_turn(outputs, heard)]
+    windows = _in_turn(means, len(clip.windows))
+    return [
+        prediction_of(Question(clip, task.prompt), found) for task, found in zip(tasks, windows, strict=True)
+    ]
