@@ -215,6 +215,31 @@ def test_a_line_grows_by_columns(study: Study, tmp_path: Path) -> None:
     assert (rest.accuracy, rest.differences, rest.valid) == (whole.accuracy, whole.differences, whole.valid)
 
 
+def test_methods_that_ask_no_lm_are_measured_without_one(study: Study, tmp_path: Path) -> None:
+    def nowhere(name: str) -> SpokenLM:
+        raise UnknownName("spoken LM", name, ["tiny"])
+
+    whole = table_of(another(tmp_path, out=tmp_path / "whole"), "words")[0]
+    table_of(another(tmp_path, columns=["probe", "prompt"]), "words")
+    line, call = grown_by(tmp_path, "majority", "n-gram", "cnn", lms=nowhere)
+    assert list(line.accuracy) == ["majority", "n-gram", "probe", "prompt", "cnn"]
+    assert (call.measured, call.notices, call.loaded) == (4, [], {})
+    for method, accuracy in line.accuracy.items():
+        assert accuracy == whole.accuracy[method]
+    assert line.differences == {m: whole.differences[m] for m in ("majority", "n-gram", "probe", "cnn")}
+    for fact in ("lm_fingerprint", "lm_dtype", "tokenizer"):
+        assert line.facts[fact] == whole.facts[fact]
+    asked, call = grown_by(tmp_path, "probe", "cnn", lms=nowhere)
+    assert (call.measured, call.reused, asked.accuracy) == (0, 0, line.accuracy)  # one needs it: all wait
+    plain = toy_corpus(60)
+    bare = replace(plain.utterances[0], units=None, audio=write_tone(tmp_path / "a.wav", 300))
+    write_manifest(
+        replace(plain, utterances=(bare, *plain.utterances[1:])), tmp_path / "data" / "toy.jsonl", force=True
+    )
+    heard = table_of(another(tmp_path, columns=["n-gram"], lms=nowhere, out=tmp_path / "bare"), "words")[0]
+    assert heard.remark.startswith("absent: spoken LM toy")
+
+
 def test_what_is_of_other_inputs_does_not_stay_in_a_line(study: Study, tmp_path: Path) -> None:
     few = another(tmp_path, columns=["n-gram", "probe", "prompt"])
     first = table_of(few, "words")[0]

@@ -116,10 +116,11 @@ def table(
     folders = _folders(lm or [])
     page = _page(write or out / ("tuning.md" if tuning else "table.md"))
     check_writable(out)
-    load = _loader(folders, chosen_device(device, threads), dtype)
+    chosen_on = chosen_device(device, threads)
+    load = _loader(folders, chosen_on, dtype)
     audio, stage = unpacked or out / "audio", stages(terminal)
     study = Study(declared, material, audio, out, load, stage, seeds or declared.seeds, methods)
-    study.tuning = tuning
+    study.tuning, study.device = tuning, chosen_on
     if budget_minutes is not None:
         study.deadline = time.monotonic() + 60 * budget_minutes
     try:

@@ -179,14 +179,17 @@ def _free_accuracy(lm: UnitLM, artifact: Artifact, utterances: Sequence[Utteranc
 
 
 def run_baselines(
-    spoken_lm: SpokenLM,
+    spoken_lm: SpokenLM | None,
     corpus: Corpus,
     slots: Sequence[str],
     split: str = "test",
     names: Sequence[str] = BASELINES,
     seed: int = 0,
 ) -> list[BaselineResult]:
-    """Baselines by name on an encoded corpus: trained on train, scored on `split`, all slots as one label."""
+    """Baselines by name on an encoded corpus: trained on train, scored on `split`, all slots as one label.
+
+    Only the probe asks the spoken LM.
+    """
     parts = {part: corpus.split(part) for part in ("train", "valid")} | {"test": split_of(corpus, split)}
     if not names or not parts["train"]:
         return []
@@ -214,9 +217,10 @@ def run_baselines(
     return results
 
 
-def _inputs(name: str, spoken_lm: SpokenLM, utterances: Sequence[Utterance]) -> Any:
+def _inputs(name: str, spoken_lm: SpokenLM | None, utterances: Sequence[Utterance]) -> Any:
     units = [u.units for u in utterances if u.units is not None]
     if name == "probe":
+        assert spoken_lm is not None, "a probe reads an LM's states"
         return mean_states(spoken_lm.lm, units)
     return [row.ids.tolist() for row in units]
 

@@ -48,7 +48,7 @@ from speechprompt.experiments.table_rounds import (
     read_row,
     rounds_of,
 )
-from speechprompt.experiments.table_rows import DRAWN, NGRAM_COPIES, Declaration, TableRow
+from speechprompt.experiments.table_rows import DRAWN, NEEDS_LM, NGRAM_COPIES, Declaration, TableRow
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.spoken_lm import SpokenLM
@@ -56,7 +56,7 @@ from speechprompt.spoken_lm import SpokenLM
 
 @dataclass
 class Study:
-    """What all rows share. `lms` loads a spoken LM by the name that rows use; `out` holds the cells.
+    """What all rows share. `lms` loads a spoken LM by the name that rows use, onto `device`; `out` holds the cells.
 
     No cell is begun after `deadline` (`time.monotonic()`); `columns` None takes each row's own. `tuning` shows
     accuracy on validation only, so that options can be chosen without a look at a test. `notices` says what has left
@@ -73,6 +73,7 @@ class Study:
     columns: Sequence[str] | None = None
     deadline: float | None = None
     tuning: bool = False
+    device: str = "cpu"
     loaded: dict[str, SpokenLM] = field(default_factory=dict)
     features: FeatureCache = field(default_factory=FeatureCache)
     measured: int = 0
@@ -98,9 +99,8 @@ class Study:
 
     def _line(self, row: TableRow, name: str, shot: int | None, line: Line) -> Line:
         source = find_source(row, self.material, self.unpacked)
-        spoken_lm = self._lm(name)
         methods = self.declaration.methods(row, self.columns)
-        corpus = self._encoded(row, source, spoken_lm, methods)
+        corpus, spoken_lm = self._encoded(row, source, name, methods)
         rounds = rounds_of(row, corpus, self.seeds, shot)
         if any(u.audio is None for u in corpus.utterances):
             methods = [m for m in methods if m not in ("mfcc n-gram", NGRAM_COPIES)]
@@ -109,7 +109,7 @@ class Study:
         cells = {m: self._cells(row, m, rounds, spoken_lm, shot) for m in methods}
         whole = {m: found for m, found in cells.items() if found is not None}
         missing = [m for m in methods if m not in whole]
-        facts = facts_of(spoken_lm, corpus, row, whole, self.declaration)
+        facts = facts_of(name, spoken_lm, corpus, row, whole, self.declaration, self.device)
         facts["inputs"] = {m: self._inputs(row, m, rounds, spoken_lm, shot) for m in whole}
         self._rounds[name, shot] = rounds
         prompts = whole.get("prompt")
@@ -137,7 +137,7 @@ class Study:
             rounds = self._rounds.get((line.spoken_lm, line.shots))
             others = [m for m in one.facts.get("cells", {}) if m not in line.facts.get("cells", {})]
             if rounds is not None and one.facts:
-                spoken_lm, shot = self._lm(line.spoken_lm), line.shots
+                spoken_lm, shot = self.loaded.get(line.spoken_lm), line.shots
                 line = grown(line, one, {m: self._inputs(row, m, rounds, spoken_lm, shot) for m in others})
                 if not self.tuning:
                     line = scored(line, drawn_groups(_tested(row, rounds)), row.folds is not None)
@@ -149,7 +149,12 @@ class Study:
         return line
 
     def _inputs(
-        self, row: TableRow, method: str, rounds: Sequence[Round], spoken_lm: SpokenLM, shot: int | None
+        self,
+        row: TableRow,
+        method: str,
+        rounds: Sequence[Round],
+        spoken_lm: SpokenLM | None,
+        shot: int | None,
     ) -> str:
         """Hash of all that a method's cells depend on, but for the LM; empty where a row without audio needs it."""
         try:
@@ -159,13 +164,18 @@ class Study:
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def _measures(
-        self, row: TableRow, method: str, rounds: Sequence[Round], spoken_lm: SpokenLM, shot: int | None
+        self,
+        row: TableRow,
+        method: str,
+        rounds: Sequence[Round],
+        spoken_lm: SpokenLM | None,
+        shot: int | None,
     ) -> list[Measure]:
         """A method on each round; one that draws nothing answers once for all seeds."""
         options = self.declaration.options(row, method) if method in (*DRAWN, NGRAM_COPIES) else {}
         same = method not in DRAWN and row.folds is None and shot is None
         return [
-            Measure(method, one, spoken_lm, options, self.out / "cells")
+            Measure(method, one, spoken_lm, options, self.out / "cells", self.device)
             for one in (rounds[:1] if same else rounds)
         ]
 
@@ -177,13 +187,24 @@ class Study:
                 raise AbsentMaterial(f"spoken LM {name} ({error}); name its folder with --lm") from None
         return self.loaded[name]
 
-    def _encoded(self, row: TableRow, source: Path, spoken_lm: SpokenLM, methods: Sequence[str]) -> Corpus:
+    def _encoded(
+        self, row: TableRow, source: Path, name: str, methods: Sequence[str]
+    ) -> tuple[Corpus, SpokenLM | None]:
         """The row's corpus with units, and with the copies at other speeds that a method trains on or answers over.
 
-        That of the line before is kept, since a learning curve asks again.
+        And the LM, None where it is absent and neither the methods nor utterances without units need it. That of the
+        line before is kept, since a learning curve asks again.
         """
-        identity = (row, spoken_lm.name)
+        identity = (row, name)
         if self._held is None or self._held[0] != identity:
+            try:
+                spoken_lm = self._lm(name)
+            except AbsentMaterial:
+                corpus = read_row(row, source)
+                if set(methods) & set(NEEDS_LM) or any(u.units is None for u in corpus.utterances):
+                    raise
+                self._held = identity, corpus
+                return corpus, None
             with self.stage(f"{row.name}: encoding") as update:
                 found = encode_corpus(
                     read_row(row, source),
@@ -212,10 +233,15 @@ class Study:
                         splits=("valid", "test") if row.folds is None else None,
                     ).corpus
             self._held = identity, corpus
-        return self._held[1]
+        return self._held[1], self.loaded.get(name)
 
     def _cells(
-        self, row: TableRow, method: str, rounds: Sequence[Round], spoken_lm: SpokenLM, shot: int | None
+        self,
+        row: TableRow,
+        method: str,
+        rounds: Sequence[Round],
+        spoken_lm: SpokenLM | None,
+        shot: int | None,
     ) -> list[Cell] | None:
         """A method's cell of each round; None when the time is up before all are there."""
         found = []

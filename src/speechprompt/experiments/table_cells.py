@@ -31,6 +31,7 @@ from speechprompt.experiments.table_rounds import Round, audio_keys
 from speechprompt.experiments.table_rows import NEEDS_LM, NGRAM_COPIES
 from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
+from speechprompt.lms.protocol import UnitLM
 from speechprompt.metrics import accuracy
 from speechprompt.pretraining.options import read_options
 from speechprompt.prompting.answer_copies import answer_scores, hearings_of
@@ -83,20 +84,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measure:
-    """A method with its options on one round: `key` identifies everything that its answers depend on."""
+    """A method with its options on one round: `key` identifies everything that its answers depend on.
+
+    `spoken_lm` may be None for methods that ask none (`NEEDS_LM` do); networks compute on `device`.
+    """
 
     method: str
     round: Round
-    spoken_lm: SpokenLM
+    spoken_lm: SpokenLM | None
     options: Mapping[str, Any]
     folder: Path
+    device: str = "cpu"
 
     @cached_property
     def key(self) -> str:
         """Hash of method, its version, material, LM, options and seed."""
         parts = self._parts
         if self.method in NEEDS_LM:
-            lm = self.spoken_lm.lm
+            lm = self._lm
             parts = {**parts, "lm": lm.fingerprint, "dtype": str(lm.dtype)}
         return _hashed(parts)[:24]
 
@@ -133,9 +138,14 @@ class Measure:
         return ["train"] * bool(options.speed_copies) + ["valid", "test"] * bool(copies)
 
     @property
+    def _lm(self) -> UnitLM:
+        assert self.spoken_lm is not None, f"{self.method} asks an LM"
+        return self.spoken_lm.lm
+
+    @property
     def _reads_prosody(self) -> bool:
         """Whether the LM, the verbalizer or the training looks at more of an utterance than its units' ids."""
-        if set(stream_sizes(self.spoken_lm.lm)) - {"units", *OURS}:
+        if self.spoken_lm is not None and set(stream_sizes(self._lm)) - {"units", *OURS}:
             return True
         options = training_options(self.options, 0)[0] if self.method in TRAINED else None
         return options is not None and (options.streams == "pace" or options.unit_jitter > 0)
@@ -167,7 +177,7 @@ class Measure:
         else:
             cell = self._trained(update)
         seconds = round(process_time() - started, 2)
-        by = measuring(self.spoken_lm.lm.device)
+        by = measuring(self.device)
         cell = replace(cell, cpu_seconds=seconds, measured_by=by)
         save_value(cell, self.path)
         remove_checkpoint(self._checkpoint)
@@ -227,8 +237,7 @@ class Measure:
         slots = self.round.task.slots
         counts = [len(labels) for labels in slots.values()]
         options = read_options(CnnOptions, self.options)
-        device = self.spoken_lm.lm.device
-        trained = train_cnn(train, valid, counts, options, self.round.seed, update, device)
+        trained = train_cnn(train, valid, counts, options, self.round.seed, update, torch.device(self.device))
         best = dict(zip(slots, predict(trained.model, test.units).T.tolist(), strict=True))
         parameters = sum(p.numel() for p in trained.model.parameters())
         return Cell(_named(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
@@ -242,7 +251,7 @@ class Measure:
         for member in range(members):
             own = {"seed": options.seed + MEMBER_SEEDS * member} | ({"ngrams": 0} if member else {})
             one = options.model_copy(update=own)
-            started.append(start(self.spoken_lm.lm, self.round.task, one, train, valid))
+            started.append(start(self._lm, self.round.task, one, train, valid))
         lm, runs = started[0][0], [run for _, run in started]
         self._train(lm, runs, update)
         entries = [run.entry for run in runs]

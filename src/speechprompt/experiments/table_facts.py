@@ -16,26 +16,28 @@ from speechprompt.spoken_lm import SpokenLM
 
 
 def facts_of(
-    spoken_lm: SpokenLM,
+    name: str,
+    spoken_lm: SpokenLM | None,
     corpus: Corpus,
     row: TableRow,
     cells: Mapping[str, Sequence[Cell]],
     declaration: Declaration,
+    device: str,
 ) -> dict[str, Any]:
-    """What a line was measured on, for the JSON."""
+    """What a line was measured on, for the JSON; `name` is the spoken LM's, `spoken_lm` None where none was asked."""
     audio = any(u.audio is not None for u in corpus.utterances)
-    needs_lm = any(method in cells for method in NEEDS_LM)
-    here = measuring(spoken_lm.lm.device)
+    asked = spoken_lm.lm if spoken_lm is not None and any(method in cells for method in NEEDS_LM) else None
+    here = measuring(device)
     places = [dict(cell.measured_by) or here for found in cells.values() for cell in found]
     return {
         "measured_by": [place for i, place in enumerate(places) if place not in places[:i]],
         "corpus": corpus.name,
         "labels": {slot: len(labels) for slot, labels in corpus.slots.items()},
-        "spoken_lm": spoken_lm.name,
-        "lm_fingerprint": spoken_lm.lm.fingerprint if needs_lm else None,
-        "lm_dtype": str(spoken_lm.lm.dtype) if needs_lm else None,
-        "tokenizer": spoken_lm.tokenizer_name,
-        "tokenizer_fingerprint": spoken_lm.tokenizer.fingerprint if audio else None,
+        "spoken_lm": name if spoken_lm is None else spoken_lm.name,
+        "lm_fingerprint": None if asked is None else asked.fingerprint,
+        "lm_dtype": None if asked is None else str(asked.dtype),
+        "tokenizer": corpus.tokenizer if spoken_lm is None else spoken_lm.tokenizer_name,
+        "tokenizer_fingerprint": None if spoken_lm is None or not audio else spoken_lm.tokenizer.fingerprint,
         "options": {method: declaration.options(row, method) for method in DRAWN if method in cells},
         "cells": {
             method: [
