@@ -70,6 +70,16 @@ def test_a_folder_of_two_clips_still_has_ngrams() -> None:
     assert answers.predictions == ("b",)
 
 
+def test_ngrams_of_one_clip_a_label_are_kept() -> None:
+    """With one clip a label every n-gram of two clips is one of two labels: what tells them apart is in one alone."""
+    inputs, labels = [[1, 2, 3, 9], [4, 5, 6, 9], [7, 8, 3, 9]], ["a", "b", "c"]
+    svm = NgramBaseline().fit(inputs, labels)
+    assert svm.trained_parameters == 3 * 23 + 3  # 3 clips of 9 n-grams; 9 is in all, 3 and 3 9 in two
+    assert svm.predict([[2], [5, 6], [7, 8]]).predictions == ("a", "b", "c")
+    twice = NgramBaseline().fit([*inputs, [1, 2, 0]], [*labels, "a"])
+    assert twice.trained_parameters == 3 * 6 + 3  # 1, 2, 3, 9, 1 2 and 3 9
+
+
 def test_majority_is_learned_from_train_not_peeked_from_test() -> None:
     result = majority(["a", "a", "b"], ["b", "b", "b", "a"], speakers=["s", "s", "t", "t"])
     assert result.predictions == ("a",) * 4

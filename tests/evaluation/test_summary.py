@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,12 +104,24 @@ def test_two_labels_of_which_one_occurs_have_no_equal_error_rate() -> None:
     assert summarise(rows, {"s": ("a", "b")}).slots["s"].equal_error_rate is None
 
 
-def test_speakers_carry_the_interval_only_when_all_are_known_and_two() -> None:
+def test_speakers_carry_the_interval_when_two_are_known() -> None:
     assert summarise(answered(speakers=None), SLOTS).interval_over == "utterances"
     assert summarise(answered(speakers=1), SLOTS).interval_over == "utterances"
     assert interval_groups(["a", None]) is None
     assert interval_groups(["a", "b"]) == ["a", "b"]
     assert interval_groups(None) is None
+    assert interval_groups(["a", None, "b", None]) == ["speaker a", "utterance 1", "speaker b", "utterance 3"]
+    assert interval_groups(["a", None, "b"], ["x", "y", "z"]) == ["speaker a", "utterance y", "speaker b"]
+
+
+def test_a_clip_of_nobody_known_does_not_make_the_others_independent() -> None:
+    rows = answered(speakers=5)
+    odd = [replace(rows[0], speaker=None), *rows[1:]]
+    whole, one_less = summarise(rows, SLOTS), summarise(odd, SLOTS)
+    assert (one_less.interval_over, one_less.speaker_count) == ("speakers", None)
+    widths = [found.accuracy.high - found.accuracy.low for found in (whole, one_less)]
+    alone = summarise([replace(row, speaker=None) for row in rows], SLOTS).accuracy
+    assert abs(widths[1] - widths[0]) < abs(widths[1] - (alone.high - alone.low))
 
 
 @pytest.mark.parametrize(

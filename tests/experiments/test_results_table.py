@@ -93,9 +93,17 @@ def table_of(study: Study, *names: str) -> list[Line]:
 
 def test_every_method_answers_and_nothing_is_measured_twice(study: Study, tmp_path: Path) -> None:
     words, both = table_of(study)
-    assert list(words.accuracy) == ["majority", "n-gram", "probe", "prompt", "cnn", "finetune"]
+    assert list(words.accuracy) == [
+        "majority",
+        "n-gram",
+        "n-gram tuned",
+        "probe",
+        "prompt",
+        "cnn",
+        "finetune",
+    ]
     assert (words.utterances, words.rounds, both.utterances, both.rounds) == (12, 2, 60, 3)
-    assert study.measured == 3 + 3 * 2 + 3 * 3  # what draws nothing answers once for both seeds
+    assert study.measured == 4 + 3 * 2 + 3 * 3  # what draws nothing answers once for both seeds
     assert both.trained_parameters == 2 * entry_of(SPOKEN.lm, prompt_length=2).trained_parameters()
     assert both.differences["n-gram"].estimate == pytest.approx(
         both.accuracy["prompt"].estimate - both.accuracy["n-gram"].estimate
@@ -210,8 +218,8 @@ def test_a_line_grows_by_columns(study: Study, tmp_path: Path) -> None:
     assert line.trained_parameters == whole.trained_parameters
     assert line.facts["lm_fingerprint"] == SPOKEN.lm.fingerprint
     assert line.facts["options"].keys() == {"prompt", "cnn"}
-    rest, call = grown_by(tmp_path, "majority", "probe", "finetune")
-    assert (call.measured, call.notices) == (4, [])
+    rest, call = grown_by(tmp_path, "majority", "n-gram tuned", "probe", "finetune")
+    assert (call.measured, call.notices) == (5, [])
     assert (rest.accuracy, rest.differences, rest.valid) == (whole.accuracy, whole.differences, whole.valid)
 
 
@@ -374,7 +382,7 @@ def test_an_interrupted_study_goes_on(study: Study, tmp_path: Path, monkeypatch:
     assert len(list((tmp_path / "out" / "cells").glob("*.pt"))) == 1
     second = another(tmp_path)
     parts = table_of(second, "words")
-    assert second.reused == 4
+    assert second.reused == 5
     assert [line.accuracy for line in parts] == [line.accuracy for line in whole]
     assert not list((tmp_path / "out" / "cells").glob("*.pt"))
 
@@ -382,7 +390,7 @@ def test_an_interrupted_study_goes_on(study: Study, tmp_path: Path, monkeypatch:
 def test_what_is_not_there_says_so(study: Study, tmp_path: Path) -> None:
     late = another(tmp_path, deadline=0.0)
     [line] = table_of(late, "words")
-    assert line.remark == "not measured yet: majority, n-gram, probe, prompt, cnn, finetune"
+    assert line.remark == "not measured yet: majority, n-gram, n-gram tuned, probe, prompt, cnn, finetune"
     [absent] = table_of(another(tmp_path, material=tmp_path), "words")
     assert absent.remark.startswith("absent: toy.jsonl is not below")
     (tmp_path / "data" / "toy.jsonl").write_text("{}\n")

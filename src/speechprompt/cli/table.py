@@ -45,7 +45,7 @@ Columns = Annotated[
     typer.Option(
         "--columns",
         metavar="A,B",
-        help="Methods: majority, n-gram, mfcc n-gram, probe, prompt, cnn, finetune.",
+        help="Methods: majority, n-gram, n-gram copies, n-gram tuned, mfcc n-gram, probe, prompt, cnn, finetune.",
     ),
 ]
 SeedCount = Annotated[

@@ -34,7 +34,7 @@ class Examples(Generic[InputT]):
 
     inputs: InputT
     labels: Sequence[str]
-    speakers: Sequence[str] | None = None
+    speakers: Sequence[str | None] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.inputs)  # type: ignore[arg-type]
@@ -102,16 +102,16 @@ class Majority:
 
 
 class NgramBaseline:
-    """TF-IDF of 1- to 3-grams of units, then a linear SVM with balanced labels.
+    """TF-IDF of 1- to 3-grams of units, then a linear SVM, with balanced labels unless told otherwise.
 
-    Term counts are damped by a logarithm and n-grams of a single training utterance are dropped (kept where
-    nothing would remain, as in a folder of a few clips). No option is chosen on valid, so it needs none.
+    Term counts are damped by a logarithm and n-grams of a single training utterance are dropped (kept where no label
+    has two utterances, or nothing would remain). No option is chosen on valid, so it needs none.
     """
 
     name = "n-gram"
 
-    def __init__(self, strength: float = NGRAM_STRENGTH, seed: int = 0) -> None:
-        self._strength, self._seed = strength, seed
+    def __init__(self, strength: float = NGRAM_STRENGTH, seed: int = 0, balanced: bool = True) -> None:
+        self._strength, self._seed, self._balanced = strength, seed, balanced
         self.trained_parameters = 0
 
     def fit(self, inputs: Sequence[Sequence[int]], labels: Sequence[str], valid: object = None) -> Self:
@@ -119,8 +119,9 @@ class NgramBaseline:
         from sklearn.svm import LinearSVC
 
         _require_two_labels(labels)
-        features = self._fit_features([_sentence(units) for units in inputs])
-        self._classifier = LinearSVC(C=self._strength, class_weight="balanced", random_state=self._seed)
+        features = self._fit_features([_sentence(units) for units in inputs], 1 if all_single(labels) else 2)
+        weight = "balanced" if self._balanced else None
+        self._classifier = LinearSVC(C=self._strength, class_weight=weight, random_state=self._seed)
         self._classifier.fit(features, labels)
         self.trained_parameters = _parameter_count(self._classifier)
         return self
@@ -129,14 +130,14 @@ class NgramBaseline:
         """Answer unit sequences (N,); the scores are distances from the separating planes."""
         return _classified(self._classifier, self._terms.transform([_sentence(units) for units in inputs]))
 
-    def _fit_features(self, sentences: list[str]) -> Any:
+    def _fit_features(self, sentences: list[str], fewest: int) -> Any:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         if not any(sentences):
             raise CorpusError(
                 "no training utterance has units; run 'speechprompt encode' on the corpus first"
             )
-        for fewest_utterances in (2, 1):
+        for fewest_utterances in (fewest, 1):
             self._terms = TfidfVectorizer(
                 token_pattern=r"\S+", ngram_range=(1, 3), sublinear_tf=True, min_df=fewest_utterances
             )
@@ -237,7 +238,7 @@ def run_baseline(
 def majority(
     train_labels: Sequence[str],
     test_labels: Sequence[str],
-    speakers: Sequence[str] | None = None,
+    speakers: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> BaselineResult:
     """The most frequent training label as the answer to every test utterance. CorpusError without rows.
@@ -265,6 +266,11 @@ def slot_labels(rows: Iterable[Mapping[str, str]], slot: str) -> list[str]:
     if len(set(joined)) != len(set(combinations)):
         raise CorpusError(f"labels that hold '{LABEL_JOINT}' cannot be joined over slots; rename them")
     return joined
+
+
+def all_single(labels: Sequence[str]) -> bool:
+    """Whether no label has two utterances, so that an n-gram of two utterances is one of two labels."""
+    return len(set(labels)) == len(labels)
 
 
 def _require_two_labels(labels: Sequence[str]) -> None:

@@ -198,7 +198,6 @@ def run_baselines(
         for part, rows in parts.items()
     }
     speakers = [u.speaker for u in parts["test"]]
-    known = [speaker for speaker in speakers if speaker is not None]
     for name in names:
         if name not in BASELINES:
             raise UnknownName("baseline", name, BASELINES)
@@ -207,10 +206,7 @@ def run_baselines(
         inputs = {part: _inputs(name, spoken_lm, rows) for part, rows in parts.items()}
         baseline: Any = {"majority": Majority, "n-gram": NgramBaseline, "probe": LinearProbe}[name]()
         examples = {
-            part: Examples(
-                inputs[part], labels[part], known if part == "test" and len(known) == len(speakers) else None
-            )
-            for part in parts
+            part: Examples(inputs[part], labels[part], speakers if part == "test" else None) for part in parts
         }
         valid = examples["valid"] if parts["valid"] else None
         results.append(run_baseline(baseline, examples["train"], examples["test"], valid, seed))

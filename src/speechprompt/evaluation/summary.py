@@ -111,7 +111,8 @@ class SpeakerEvaluation:
 class TaskEvaluation:
     """The numbers of a task: an utterance is right when every slot is.
 
-    `interval_over` says what the bootstrap drew; speakers when all are known and there are at least two.
+    `interval_over` says what the bootstrap drew: speakers when at least two are known, and then utterances of nobody
+    known by themselves.
     `speakers` are those that are known, by name.
     """
 
@@ -165,12 +166,23 @@ def rightness(rows: Sequence[AnsweredUtterance]) -> NDArray[np.bool_]:
     return np.array([row.is_right for row in rows], dtype=bool)
 
 
-def interval_groups(speakers: Sequence[str | None] | None) -> Sequence[str] | None:
-    """The speakers if they can carry an interval: all known and at least two; else None, for utterances."""
-    if speakers is None:
+def interval_groups(
+    speakers: Sequence[str | None] | None, ids: Sequence[str] | None = None
+) -> Sequence[str] | None:
+    """What an interval draws, an entry an utterance: its speaker, or itself where nobody is known.
+
+    None where fewer than two speakers are known: utterances are drawn. `ids` name the utterances, by default numbers.
+    """
+    known = [speaker for speaker in speakers or () if speaker is not None]
+    if speakers is None or len(set(known)) < 2:
         return None
-    known = [speaker for speaker in speakers if speaker is not None]
-    return known if len(known) == len(speakers) and len(set(known)) > 1 else None
+    if len(known) == len(speakers):
+        return known
+    names = [str(i) for i in range(len(speakers))] if ids is None else ids
+    return [
+        f"utterance {name}" if speaker is None else f"speaker {speaker}"
+        for speaker, name in zip(speakers, names, strict=True)
+    ]
 
 
 def read_json(kind: type[ValueT], document: object) -> ValueT:

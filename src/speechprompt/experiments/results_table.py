@@ -48,7 +48,14 @@ from speechprompt.experiments.table_rounds import (
     read_row,
     rounds_of,
 )
-from speechprompt.experiments.table_rows import DRAWN, NEEDS_LM, NGRAM_COPIES, Declaration, TableRow
+from speechprompt.experiments.table_rows import (
+    DRAWN,
+    NEEDS_LM,
+    NGRAM_COPIES,
+    NGRAM_TUNED,
+    Declaration,
+    TableRow,
+)
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.spoken_lm import SpokenLM
@@ -172,7 +179,9 @@ class Study:
         shot: int | None,
     ) -> list[Measure]:
         """A method on each round; one that draws nothing answers once for all seeds."""
-        options = self.declaration.options(row, method) if method in (*DRAWN, NGRAM_COPIES) else {}
+        options = (
+            self.declaration.options(row, method) if method in (*DRAWN, NGRAM_COPIES, NGRAM_TUNED) else {}
+        )
         same = method not in DRAWN and row.folds is None and shot is None
         return [
             Measure(method, one, spoken_lm, options, self.out / "cells", self.device)
@@ -212,7 +221,11 @@ class Study:
                     listener=lambda done, total: update(done, total, "clips"),
                 )
             corpus = found.corpus
-            options = [self.declaration.options(row, m) for m in (*TRAINED, NGRAM_COPIES) if m in methods]
+            options = [
+                self.declaration.options(row, m)
+                for m in (*TRAINED, NGRAM_COPIES, NGRAM_TUNED)
+                if m in methods
+            ]
             trained = [training_options(values, 0) for values in options]
             wanted = [one.options.copying for one in trained]
             answered = [AnswerCopies(one.answer_copies) for one in trained]

@@ -8,33 +8,33 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import process_time
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from speechprompt.errors import UsageError
-from speechprompt.evaluation.baselines import LABEL_JOINT, NgramBaseline
+from speechprompt.evaluation.baselines import NgramBaseline, all_single
 from speechprompt.evaluation.ensembles import combined
 from speechprompt.evaluation.evaluate import run_baselines
 from speechprompt.experiments.answers import load_value, save_value
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.methods import load_learners, prompt_run
 from speechprompt.experiments.mfcc_units import Features, mfcc_features, mfcc_units
+from speechprompt.experiments.table_ngrams import NgramAnswers, named, ngrams_over_copies, tuned_ngrams
 from speechprompt.experiments.table_rounds import Round, audio_keys
-from speechprompt.experiments.table_rows import NEEDS_LM, NGRAM_COPIES
+from speechprompt.experiments.table_rows import NEEDS_LM, NGRAM_COPIES, NGRAM_TUNED
 from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.metrics import accuracy
 from speechprompt.pretraining.options import read_options
-from speechprompt.prompting.answer_copies import answer_scores, hearings_of
+from speechprompt.prompting.answer_copies import answer_scores
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.finishing import processor, versions
@@ -53,6 +53,7 @@ VERSIONS = {
     "majority": "1",
     "n-gram": "1",
     "n-gram copies": "1",
+    "n-gram tuned": "1",
     "mfcc n-gram": "1",
     "probe": "1",
     "prompt": "4",
@@ -114,7 +115,7 @@ class Measure:
     def _parts(self) -> dict[str, Any]:
         heard = self.method == "mfcc n-gram"
         parts: dict[str, Any] = {
-            "method": [self.method, VERSIONS[self.method]],
+            "method": [self.method, self._version],
             "material": self.round.audio_digest if heard else self.round.units_digest,
             "options": dict(self.options),
             "seed": self.round.seed,
@@ -130,9 +131,15 @@ class Measure:
             parts["prosody"] = self.round.prosody_digest
         return parts
 
+    @property
+    def _version(self) -> str:
+        """The method's version; n-grams of one clip a label kept nothing of a single clip before version 2."""
+        ngrams = self.method in ("n-gram", NGRAM_COPIES) and all_single(self.round.labels("train"))
+        return "2" if ngrams else VERSIONS[self.method]
+
     def _copied_splits(self) -> list[str]:
         """The splits whose clips are heard at other speeds too."""
-        if self.method not in (*TRAINED, NGRAM_COPIES):
+        if self.method not in (*TRAINED, NGRAM_COPIES, NGRAM_TUNED):
             return []
         options, _, copies = training_options(self.options, 0)
         return ["train"] * bool(options.speed_copies) + ["valid", "test"] * bool(copies)
@@ -169,7 +176,9 @@ class Measure:
         if self.method in ("majority", "n-gram", "probe"):
             cell = self._baseline()
         elif self.method == NGRAM_COPIES:
-            cell = self._ngram_copies()
+            cell = self._ngrams(ngrams_over_copies)
+        elif self.method == NGRAM_TUNED:
+            cell = self._ngrams(tuned_ngrams)
         elif self.method == "mfcc n-gram":
             cell = self._mfcc(features)
         elif self.method == "cnn":
@@ -189,21 +198,11 @@ class Measure:
         [found] = run_baselines(self.spoken_lm, one.corpus, list(one.task.slots), "test", [self.method])
         return Cell(found.predictions, found.trained_parameters, 0)
 
-    def _ngram_copies(self) -> Cell:
-        """The n-gram SVM over all hearings: it trains on every copy and answers with its mean score."""
+    def _ngrams(self, method: Callable[[Round, TrainingOptions, int], NgramAnswers]) -> Cell:
         load_learners()
-        options, _, copies = training_options(self.options, 0)
-        one = self.round
-        train = Examples.to_train(one.task, one.rows("train"), options)
-        slots = one.task.slots
-        labels = _named(slots, dict(zip(slots, train.targets.T.tolist(), strict=True)))
-        baseline = NgramBaseline().fit([row.ids.tolist() for row in train.units], labels)
-        answers = [
-            baseline.predict([u.units.ids.tolist() for u in heard if u.units is not None])
-            for heard in hearings_of(one.rows("test"), copies)
-        ]
-        best = np.mean([answer.scores for answer in answers], 0).argmax(1)
-        return Cell(tuple(answers[0].labels[i] for i in best), baseline.trained_parameters, 0)
+        asked = training_options(self.options, 0)
+        found = method(self.round, asked.options, asked.answer_copies)
+        return Cell(found.predictions, found.trained_parameters, 0, found.valid_accuracy, found.chosen)
 
     def _mfcc(self, features: FeatureCache) -> Cell:
         load_learners()
@@ -240,7 +239,7 @@ class Measure:
         trained = train_cnn(train, valid, counts, options, self.round.seed, update, torch.device(self.device))
         best = dict(zip(slots, predict(trained.model, test.units).T.tolist(), strict=True))
         parameters = sum(p.numel() for p in trained.model.parameters())
-        return Cell(_named(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
+        return Cell(named(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
 
     def _trained(self, update: Update) -> Cell:
         """A prompt, an ensemble of prompts (the first takes n-grams, if any), or the whole LM fine-tuned."""
@@ -373,9 +372,4 @@ def _hashed(parts: Mapping[str, Any]) -> str:
 
 def _joined(slots: Mapping[str, Sequence[str]], scores: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The best label of every slot as one, from scores (n,C)."""
-    return _named(slots, {slot: scores[slot].argmax(1).tolist() for slot in slots})
-
-
-def _named(slots: Mapping[str, Sequence[str]], best: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    columns = [[labels[i] for i in best[slot]] for slot, labels in slots.items()]
-    return tuple(LABEL_JOINT.join(row) for row in zip(*columns, strict=True))
+    return named(slots, {slot: scores[slot].argmax(1).tolist() for slot in slots})

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from speechprompt.errors import CorpusError, WorkError
 from speechprompt.evaluation.baselines import WHOLE, slot_labels
+from speechprompt.evaluation.summary import interval_groups
 from speechprompt.experiments.table_rows import TableRow
 from speechprompt.prompting.task import Task
 from speechprompt.speech.manifest import Corpus, Utterance
@@ -163,9 +164,6 @@ def _few(corpus: Corpus, shot: int, seed: int) -> Corpus:
     )
 
 
-def drawn_groups(utterances: Sequence[Utterance]) -> list[str] | None:
-    """Speakers where they are known, else the utterance itself; None where fewer than two speakers are known."""
-    speakers = {u.speaker for u in utterances if u.speaker is not None}
-    if len(speakers) < 2:
-        return None
-    return [f"utterance {u.id}" if u.speaker is None else f"speaker {u.speaker}" for u in utterances]
+def drawn_groups(utterances: Sequence[Utterance]) -> Sequence[str] | None:
+    """What an interval over these utterances draws (`interval_groups`)."""
+    return interval_groups([u.speaker for u in utterances], [u.id for u in utterances])

@@ -17,7 +17,19 @@ from speechprompt.errors import UnknownName, UsageError
 
 NGRAM_COPIES = "n-gram copies"
 """The n-gram SVM that trains on, and answers over, the copies at other speeds that a row's prompts have."""
-METHODS = ("majority", "n-gram", NGRAM_COPIES, "mfcc n-gram", "probe", "prompt", "cnn", "finetune")
+NGRAM_TUNED = "n-gram tuned"
+"""The n-gram SVM with all that prompts have: copies, options chosen on valid, and valid to learn from at the end."""
+METHODS = (
+    "majority",
+    "n-gram",
+    NGRAM_COPIES,
+    NGRAM_TUNED,
+    "mfcc n-gram",
+    "probe",
+    "prompt",
+    "cnn",
+    "finetune",
+)
 """The columns, cheapest first; `cnn` and `finetune` are what full supervision reaches."""
 COPYING = ("speed_copies", "speed_range", "answer_copies")
 """Options of prompts that say at which speeds clips are heard."""
@@ -70,7 +82,7 @@ class Declaration(BaseModel):
 
     def options(self, row: TableRow, method: str) -> dict[str, Any]:
         """A method's options in a row: the row's own over those of all rows; n-grams hear the copies of prompts."""
-        if method == NGRAM_COPIES:
+        if method in (NGRAM_COPIES, NGRAM_TUNED):
             prompt = self.options(row, "prompt")
             return {name: prompt[name] for name in COPYING if prompt.get(name)}
         shared: Mapping[str, Any] = getattr(self, method)
