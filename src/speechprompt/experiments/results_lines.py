@@ -19,6 +19,7 @@ from speechprompt.experiments.table_rows import (
     METHODS,
     NEEDS_LM,
     NGRAM_COPIES,
+    NGRAM_TUNED,
     Declaration,
     TableRow,
 )
@@ -33,7 +34,7 @@ _CHANGED = "measured with other options than are declared now"
 _LM = ("lm_fingerprint", "lm_dtype")
 _RIGHT = "right_on_test"
 """Of a cell: base64 of bits, the first test utterance first."""
-COMPARED = ("n-gram", NGRAM_COPIES, "mfcc n-gram", "cnn", "finetune")
+COMPARED = ("n-gram", NGRAM_COPIES, NGRAM_TUNED, "mfcc n-gram", "cnn", "finetune")
 """Baselines and ceilings whose paired difference from the prompt has a column; the JSON holds all of them."""
 HEADINGS = (
     *("test", "LM", "n", "rounds", "known", "aim", *METHODS),
