@@ -17,7 +17,8 @@ from speechprompt.evaluation.baselines import NgramBaseline
 from speechprompt.evaluation.ensembles import ensemble_scores, evaluate_ensemble
 from speechprompt.evaluation.evaluate import evaluate, with_answer_copies
 from speechprompt.experiments.methods import prompt_run
-from speechprompt.experiments.table_cells import FeatureCache, Measure, training_options
+from speechprompt.experiments.table_cells import FeatureCache, Measure
+from speechprompt.experiments.table_options import training_options
 from speechprompt.experiments.table_rounds import Round
 from speechprompt.prompting.answer_copies import answer_scores, hearings_of
 from speechprompt.prompting.predictor import Predictor, Question
@@ -211,7 +212,7 @@ def test_the_cells_of_a_table_are_what_prompts_and_ngrams_answer_over_copies(
 ) -> None:
     spoken = spoken_of(ToyTokenizer())
     values = {"steps": 8, "evaluations": 2, "prompt_length": 2, "speed_copies": 2, "answer_copies": 2}
-    options, _, copies = training_options(values, 0)
+    options, _, copies, _ = training_options(values, 0)
     whole = encode_corpus(corpus, spoken).corpus
     whole = with_speed_copies(whole, spoken, [options.copying]).corpus
     whole = with_speed_copies(whole, spoken, [AnswerCopies(copies)], splits=("valid", "test")).corpus

@@ -10,7 +10,8 @@ import pytest
 from speechprompt.evaluation.baselines import LABEL_JOINT
 from speechprompt.evaluation.ensembles import ensemble_scores
 from speechprompt.experiments.methods import prompt_run
-from speechprompt.experiments.table_cells import FeatureCache, Measure, measuring, training_options
+from speechprompt.experiments.table_cells import FeatureCache, Measure, measuring
+from speechprompt.experiments.table_options import training_options
 from speechprompt.experiments.table_rounds import Round, rounds_of
 from speechprompt.experiments.table_rows import TableRow
 from speechprompt.metrics import accuracy
@@ -33,7 +34,7 @@ OPTIONS = {
 
 def one_by_one(one: Round, ngrams: int) -> list[Artifact]:
     """The members, each trained on its own; n-grams are beside the first."""
-    options, members, _ = training_options(OPTIONS, one.seed)
+    options, members, _, _ = training_options(OPTIONS, one.seed)
     train, valid = (Examples.of(one.task, one.rows(split)) for split in ("train", "valid"))
     found = []
     for member in range(members):

@@ -31,15 +31,9 @@ from speechprompt.experiments.results_lines import (
     without_tests,
 )
 from speechprompt.experiments.results_page import write_page
-from speechprompt.experiments.table_cells import (
-    TRAINED,
-    Cell,
-    FeatureCache,
-    Measure,
-    check_options,
-    training_options,
-)
+from speechprompt.experiments.table_cells import Cell, FeatureCache, Measure
 from speechprompt.experiments.table_facts import facts_of, right_of, validated
+from speechprompt.experiments.table_options import TRAINED, check_options, copied_splits, training_options
 from speechprompt.experiments.table_rounds import (
     AbsentMaterial,
     Round,
@@ -228,6 +222,9 @@ class Study:
             ]
             trained = [training_options(values, 0) for values in options]
             wanted = [one.options.copying for one in trained]
+            taught, heard = (
+                sorted({split for one in trained for split in copied_splits(one)[place]}) for place in (0, 1)
+            )
             answered = [AnswerCopies(one.answer_copies) for one in trained]
             if any(one.options.speed_copies or one.answer_copies for one in trained):
                 with self.stage(f"{row.name}: encoding at other speeds") as update:
@@ -236,14 +233,14 @@ class Study:
                         spoken_lm,
                         wanted,
                         listener=lambda done, total: update(done, total, "clips"),
-                        splits=("train",) if row.folds is None else None,
+                        splits=taught if row.folds is None else None,
                     ).corpus
                     corpus = with_speed_copies(
                         corpus,
                         spoken_lm,
                         answered,
                         listener=lambda done, total: update(done, total, "clips"),
-                        splits=("valid", "test") if row.folds is None else None,
+                        splits=heard if row.folds is None else None,
                     ).corpus
             self._held = identity, corpus
         return self._held[1], self.loaded.get(name)

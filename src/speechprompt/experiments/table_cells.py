@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import process_time
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from speechprompt.errors import UsageError
 from speechprompt.evaluation.baselines import NgramBaseline, all_single
 from speechprompt.evaluation.ensembles import combined
 from speechprompt.evaluation.evaluate import run_baselines
@@ -27,7 +26,8 @@ from speechprompt.experiments.demo import Update
 from speechprompt.experiments.methods import load_learners, prompt_run
 from speechprompt.experiments.mfcc_units import Features, mfcc_features, mfcc_units
 from speechprompt.experiments.table_ngrams import NgramAnswers, named, ngrams_over_copies, tuned_ngrams
-from speechprompt.experiments.table_rounds import Round, audio_keys
+from speechprompt.experiments.table_options import MEMBER_SEEDS, TRAINED, copied_splits, training_options
+from speechprompt.experiments.table_rounds import Round, audio_keys, divisions, labels_of
 from speechprompt.experiments.table_rows import NEEDS_LM, NGRAM_COPIES, NGRAM_TUNED
 from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
@@ -44,8 +44,7 @@ from speechprompt.prompting.run import Examples, NgramFit, Run
 from speechprompt.prompting.training import remove_checkpoint, train_runs
 from speechprompt.prompting.trust import temperatures_of
 from speechprompt.prompting.verbalizers import Verbalizer
-from speechprompt.speech.manifest import Corpus
-from speechprompt.speech.speeds import AnswerCopies
+from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.unit_store import file_key
 from speechprompt.spoken_lm import SpokenLM
 
@@ -61,10 +60,6 @@ VERSIONS = {
     "finetune": "4",
 }
 """Raise a method's number when a change of code changes what it answers: its cells are then measured again."""
-TRAINED = ("prompt", "finetune")
-"""Methods that take training options."""
-MEMBER_SEEDS = 1000
-"""Seeds of an ensemble's members lie so far apart, so that no two rounds share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +136,8 @@ class Measure:
         """The splits whose clips are heard at other speeds too."""
         if self.method not in (*TRAINED, NGRAM_COPIES, NGRAM_TUNED):
             return []
-        options, _, copies = training_options(self.options, 0)
-        return ["train"] * bool(options.speed_copies) + ["valid", "test"] * bool(copies)
+        taught, answered = copied_splits(training_options(self.options, 0))
+        return list(dict.fromkeys([*taught, *answered]))
 
     @property
     def _lm(self) -> UnitLM:
@@ -243,18 +238,22 @@ class Measure:
 
     def _trained(self, update: Update) -> Cell:
         """A prompt, an ensemble of prompts (the first takes n-grams, if any), or the whole LM fine-tuned."""
-        options, members, copies = training_options(self.options, self.round.seed)
-        train, valid, _ = self._examples(options)
+        options, members, copies, rotates = training_options(self.options, self.round.seed)
+        divided = divisions(self.round, members if rotates else 1)
+        task, validated = self.round.task, [divided[m if rotates else 0][1] for m in range(members)]
+        examples = [
+            (Examples.to_train(task, train, options), Examples.of(task, valid)) for train, valid in divided
+        ]
         start = prompt_run if self.method == "prompt" else finetuning_run
         started = []
         for member in range(members):
             own = {"seed": options.seed + MEMBER_SEEDS * member} | ({"ngrams": 0} if member else {})
             one = options.model_copy(update=own)
-            started.append(start(self._lm, self.round.task, one, train, valid))
+            started.append(start(self._lm, task, one, *examples[member if rotates else 0]))
         lm, runs = started[0][0], [run for _, run in started]
         self._train(lm, runs, update)
         entries = [run.entry for run in runs]
-        scores, reached = self._together(lm, entries, copies)
+        scores, reached = self._together(lm, entries, validated, copies)
         last = runs[-1]
         details: dict[str, Any] = {
             "prompts": members,
@@ -265,37 +264,60 @@ class Measure:
             details["prompt_length"] = last.entry.prompt.length
         fit = runs[0].ngram_fit
         if fit is not None:
-            details |= self._apart(lm, entries, fit, copies)
+            details |= self._apart(lm, entries, validated, fit, copies)
         if copies:
-            alone, _ = self._together(lm, entries, 0)
+            alone, _ = self._together(lm, entries, validated, 0)
             right = accuracy(self.round.labels("test"), _joined(self.round.task.slots, alone))
             details["without_copies_on_test"] = right
         parameters = sum(entry.trained_parameters() for entry in entries)
         return Cell(_joined(self.round.task.slots, scores), parameters, 0, reached, details)
 
     def _together(
-        self, lm: Any, entries: Sequence[TaskPrompt], copies: int
+        self,
+        lm: Any,
+        entries: Sequence[TaskPrompt],
+        validated: Sequence[tuple[Utterance, ...]],
+        copies: int,
     ) -> tuple[dict[str, Tensor], float]:
-        """Scores (n,C) on test of all members over so many copies, each calibrated on valid, and accuracy on valid."""
-        valid, test = self.round.rows("valid"), self.round.rows("test")
-        targets = Examples.of(self.round.task, valid).targets
-        told = [answer_scores(lm, entry, valid, copies) for entry in entries]
-        calibrations = [Calibration(temperatures_of(one, targets)) for one in told]
+        """Scores (n,C) on test of all members over so many copies, each calibrated on the clips that validated it.
+
+        And accuracy there: of all together, or the mean of each alone where they validate on different clips.
+        """
+        task, test = self.round.task, self.round.rows("test")
+        told = [
+            answer_scores(lm, entry, rows, copies) for entry, rows in zip(entries, validated, strict=True)
+        ]
+        calibrations = [
+            Calibration(temperatures_of(one, Examples.of(task, rows).targets))
+            for one, rows in zip(told, validated, strict=True)
+        ]
         asked = [
             (c, answer_scores(lm, entry, test, copies))
             for c, entry in zip(calibrations, entries, strict=True)
         ]
-        together = combined(list(zip(calibrations, told, strict=True)))
-        return combined(asked), accuracy(self.round.labels("valid"), _joined(self.round.task.slots, together))
+        judged = list(zip(calibrations, told, strict=True))
+        if all(rows == validated[0] for rows in validated):
+            together = [(combined(judged), validated[0])]
+        else:
+            together = [(combined([one]), rows) for one, rows in zip(judged, validated, strict=True)]
+        reached = [accuracy(labels_of(task, rows), _joined(task.slots, scores)) for scores, rows in together]
+        return combined(asked), sum(reached) / len(reached)
 
-    def _apart(self, lm: Any, entries: Sequence[TaskPrompt], fit: NgramFit, copies: int) -> dict[str, Any]:
+    def _apart(
+        self,
+        lm: Any,
+        entries: Sequence[TaskPrompt],
+        validated: Sequence[tuple[Utterance, ...]],
+        fit: NgramFit,
+        copies: int,
+    ) -> dict[str, Any]:
         """What was chosen for n-grams, and the test accuracy of the prompts and of the n-grams, each alone."""
         labels, first = self.round.labels("test"), entries[0]
 
         def reading(verbalizer: Verbalizer) -> TaskPrompt:
             return TaskPrompt(first.task, first.prompt, verbalizer, first.decoding, first.shifts_positions)
 
-        prompts, _ = self._together(lm, [reading(fit.prompt), *entries[1:]], copies)
+        prompts, _ = self._together(lm, [reading(fit.prompt), *entries[1:]], validated, copies)
         ngrams = answer_scores(lm, reading(fit.ngrams), self.round.rows("test"), copies)
         return {
             "ngrams": fit.numbers,
@@ -333,37 +355,6 @@ class FeatureCache:
 def measuring(device: torch.device | str) -> dict[str, str]:
     """The processor or GPU that computes here, and the versions that decide the numbers to the last bit."""
     return {"machine": f"{platform.machine()}, {processor(device)}", **versions()}
-
-
-class Asked(NamedTuple):
-    """What a row asks of prompts: how one trains, how many answer together, over how many copies of a clip."""
-
-    options: TrainingOptions
-    members: int
-    answer_copies: int
-
-
-def training_options(values: Mapping[str, Any], seed: int) -> Asked:
-    """Training options with a row's own two, `ensemble` and `answer_copies`. UsageError or UnknownName when wrong."""
-    changes = dict(values)
-    copies = changes.pop("answer_copies", 0)
-    if not isinstance(copies, int):
-        raise UsageError(f"'answer_copies' must be a number of copies, not {copies!r}")
-    AnswerCopies(copies).speeds()
-    members, recipe = changes.pop("ensemble", 1), changes.pop("recipe", "default")
-    if not isinstance(members, int) or members < 1:
-        raise UsageError(f"'ensemble' must be a number of prompts, not {members!r}")
-    return Asked(TrainingOptions.of_recipe(recipe, {**changes, "seed": seed}), members, copies)
-
-
-def check_options(method: str, values: Mapping[str, Any]) -> None:
-    """UsageError or UnknownName for options that a method does not take, before anything is measured."""
-    if method == "cnn":
-        read_options(CnnOptions, values)
-    elif method in TRAINED:
-        members = training_options(values, 0).members
-        if method == "finetune" and members > 1:
-            raise UsageError("'ensemble' is for prompts; a fine-tuned LM answers alone")
 
 
 def _hashed(parts: Mapping[str, Any]) -> str:

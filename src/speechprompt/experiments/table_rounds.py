@@ -41,7 +41,7 @@ class Round:
 
     def labels(self, split: str) -> list[str]:
         """All slots of each utterance as one label."""
-        return slot_labels([{s: u.labels[s] for s in self.task.slots} for u in self.rows(split)], WHOLE)
+        return labels_of(self.task, self.rows(split))
 
     @cached_property
     def units_digest(self) -> str:
@@ -70,6 +70,11 @@ class Round:
             labels = [u.labels[slot] for slot in self.task.slots]
             digest.update(repr((u.split, u.id, labels, len(content))).encode() + content)
         return digest.hexdigest()
+
+
+def labels_of(task: Task, utterances: Sequence[Utterance]) -> list[str]:
+    """All slots of each utterance as one label."""
+    return slot_labels([{slot: u.labels[slot] for slot in task.slots} for u in utterances], WHOLE)
 
 
 def audio_keys(corpus: Corpus) -> list[str]:
@@ -162,6 +167,33 @@ def _few(corpus: Corpus, shot: int, seed: int) -> Corpus:
     return replace(
         few, utterances=tuple(replace(u, split=swap.get(u.split, u.split)) for u in few.utterances)
     )
+
+
+Division = tuple[tuple[Utterance, ...], tuple[Utterance, ...]]
+"""Utterances to train on and to validate on."""
+
+
+def divisions(one: Round, count: int) -> list[Division]:
+    """So many divisions of a round's train and valid; the first is its own, each further one validates on other clips.
+
+    They are parts of train about as large as valid, drawn by hash; speakers stay whole where those of valid do not
+    train. CorpusError where train has too few speakers for three parts.
+    """
+    train, valid = one.rows("train"), one.rows("valid")
+    found = [(train, valid)]
+    if count > 1:
+        new = {u.speaker for u in valid}.isdisjoint({u.speaker for u in train} - {None})
+        rows = train if new else tuple(replace(u, speaker=None) for u in train)
+        parts = folds(replace(one.corpus, utterances=rows, fold=None), max(3, round(len(train) / len(valid))))
+        for member in range(count - 1):
+            held = set(parts[member % len(parts)].test)
+            found.append(
+                (
+                    (*(u for u in train if u.id not in held), *valid),
+                    tuple(u for u in train if u.id in held),
+                )
+            )
+    return found
 
 
 def drawn_groups(utterances: Sequence[Utterance]) -> Sequence[str] | None:
