@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +48,22 @@ def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def close(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Close files and folders as a mode of 0 does to users; root, who may run the tests, ignores modes."""
+    closed: set[str] = set()
+
+    def guarded(real: Callable[..., Any], itself: bool) -> Callable[..., Any]:
+        def call(path: Any = ".", *arguments: Any, **options: Any) -> Any:
+            name = "" if isinstance(path, int) else os.fsdecode(path)
+            if any((itself and name == one) or name.startswith(one + "/") for one in closed):
+                raise PermissionError(errno.EACCES, "Permission denied", name)
+            return real(path, *arguments, **options)
+
+        return call
+
+    for module, name in ((os, "scandir"), (os, "listdir"), (io, "open"), (os, "stat")):
+        monkeypatch.setattr(module, name, guarded(getattr(module, name), itself=name != "stat"))
+    return lambda path: closed.add(str(path))

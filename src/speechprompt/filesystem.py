@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one."""
+def is_folder(entry: os.DirEntry[str] | Path) -> bool:
+    """Whether an entry is a folder or a link to one; False where that cannot be told."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # a link to itself, a path through a closed folder
         return False
 
 

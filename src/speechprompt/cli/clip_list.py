@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechprompt.errors import CorpusError, UsageError
+from speechprompt.filesystem import is_folder
 
 if TYPE_CHECKING:
     from speechprompt.prompting.bulk import Listed
@@ -21,8 +22,9 @@ INSIDE = ("manifest.jsonl", "manifest.jsonl.gz", "metadata.csv")
 def listed_clips(sources: Sequence[str]) -> tuple[list[Listed], str | None]:
     """The clips of all sources in order, each id once, and the tokenizer of the units that they carry.
 
-    A folder is its manifest where it holds one, else every audio file below it; a manifest or table is its
-    utterances, units included, labels or not. CorpusError for one that cannot be read; UsageError for stdin twice.
+    A folder is its manifest where it holds one, else every audio file below it, and a refused clip for each folder
+    that cannot be listed; a manifest or table is its utterances, units included, labels or not. CorpusError for one
+    that cannot be read; UsageError for stdin twice.
     """
     if sources.count(STDIN) > 1:
         raise UsageError("stdin can be read once; name '-' once")
@@ -45,15 +47,26 @@ def _of_source(source: str) -> Iterator[tuple[Listed, str | None]]:
     path = Path(source)
     if source == STDIN:
         yield Listed(STDIN, content=sys.stdin.buffer.read()), None
-    elif source.endswith(MANIFESTS) or (path.is_dir() and any((path / name).is_file() for name in INSIDE)):
+    elif source.endswith(MANIFESTS) or _holds_manifest(path):
         yield from _of_manifest(path)
-    elif path.is_dir():
+    elif is_folder(path):
         from speechprompt.speech.folders import audio_files
 
-        for file in audio_files(path):
-            yield _of_file(str(file)), None
+        files, closed = audio_files(path)
+        for file in sorted([*files, *closed]):
+            one = _of_file(str(file))
+            yield (replace(one, path=None, refused=closed[file]) if file in closed else one), None
     else:
         yield _of_file(source), None
+
+
+def _holds_manifest(path: Path) -> bool:
+    from speechprompt.speech.folders import has_file
+
+    try:
+        return is_folder(path) and any(has_file(path, name) for name in INSIDE)
+    except CorpusError:  # a folder that may not be entered: refused as the clip that stands for it
+        return False
 
 
 def _of_file(name: str) -> Listed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from speechprompt.speech.rows import Row, Source, assemble
 from speechprompt.speech.splits import canonical_split
 
 _FORMATS = "wav flac ogg opus oga mp3 aif aiff aifc au caf w64 rf64 m4a mp4 aac webm mkv"
+_NO_LABELS = (".", "__MACOSX", "lost+found")  # the last is a file system's, and closed to its users
 AUDIO_SUFFIXES = frozenset("." + name for name in _FORMATS.split())
 NOT_TEXT = "a file name that is not UTF-8 cannot be written into answers and reports; rename the file"
 
@@ -22,9 +24,14 @@ def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> 
     """Read FOLDER/LABEL/…/clip.wav or FOLDER/SPLIT/LABEL/…/clip.wav; the slot is named `label`.
 
     Without label folders the utterances have no labels (enough to encode, not to train). CorpusError: no
-    audio, a file name that is not UTF-8, or split folders beside one that is none.
+    audio, a folder that cannot be listed, a file name that is not UTF-8, or split folders beside one that is none.
     """
-    clips = sorted(_clips(folder), key=lambda parts: [unicodedata.normalize("NFC", part) for part in parts])
+    closed: dict[Path, str] = {}
+    found = _clips(folder, closed)
+    clips = sorted(found, key=lambda parts: [unicodedata.normalize("NFC", part) for part in parts])
+    if closed:
+        more = f" ({len(closed) - 1} more folders cannot be listed)" if len(closed) > 1 else ""
+        raise CorpusError(f"{min(closed.items())[1]}{more}")
     if not clips:
         raise CorpusError(
             f"{folder} holds no audio, manifest.jsonl, metadata.csv or metadata.jsonl; check that it is the one"
@@ -61,17 +68,34 @@ def _check_tops(folder: Path, clips: Sequence[tuple[str, ...]], tops: set[str], 
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The subfolders of a folder that are named as splits, in order of name."""
-    found = [path for path in sorted(folder.iterdir()) if path.is_dir() and canonical_split(path.name)]
-    return {path.name: path for path in found}
+    """The subfolders of a folder that are named as splits, in order of name. CorpusError: it cannot be listed."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise CorpusError(_closed(folder, error)) from error
+    return {path.name: path for path in entries if is_folder(path) and canonical_split(path.name)}
 
 
-def audio_files(folder: Path) -> list[Path]:
-    """Every audio file below a folder, sorted; hidden files and folders are left out. CorpusError: none."""
-    found = [folder.joinpath(*parts) for parts in sorted(_clips(folder))]
-    if not found:
+def has_file(folder: Path, name: str) -> bool:
+    """Whether a folder holds a file of that name. CorpusError: the folder may not be entered."""
+    try:
+        return stat.S_ISREG((folder / name).stat().st_mode)
+    except PermissionError as error:
+        raise CorpusError(_closed(folder, error)) from error
+    except OSError:
+        return False
+
+
+def audio_files(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Every audio file below a folder, sorted, and the folders that cannot be listed, with why.
+
+    Hidden files and folders are left out. CorpusError: neither.
+    """
+    closed: dict[Path, str] = {}
+    found = [folder.joinpath(*parts) for parts in sorted(_clips(folder, closed))]
+    if not found and not closed:
         raise CorpusError(f"{folder} holds no audio files; check that it is the one")
-    return found
+    return found, closed
 
 
 def is_text(name: str) -> bool:
@@ -83,25 +107,38 @@ def is_text(name: str) -> bool:
     return True
 
 
+def _closed(folder: Path, error: OSError) -> str:
+    """What is said of a folder that cannot be listed."""
+    name = str(folder) if is_text(str(folder)) else repr(str(folder))
+    return (
+        f"the folder {name} cannot be listed ({error.strerror or error}); make it readable, or move it away"
+    )
+
+
 def _clips(
-    folder: Path, inside: tuple[str, ...] = (), above: frozenset[tuple[int, int]] = frozenset()
+    folder: Path,
+    closed: dict[Path, str],
+    inside: tuple[str, ...] = (),
+    above: frozenset[tuple[int, int]] = frozenset(),
 ) -> Iterator[tuple[str, ...]]:
     """Paths of audio files below a folder, as parts; hidden files and folders are left out.
 
-    Links to folders are followed, but not back to one `above`, whose clips are there already.
+    Links to folders are followed, but not back to one `above`, whose clips are there already. Folders that cannot be
+    listed go into `closed`, with why: what they hold is not known.
     """
     try:
         status = folder.stat()
         entries = list(os.scandir(folder))
-    except OSError:  # as os.walk: what cannot be listed holds nothing
+    except OSError as error:
+        closed[folder] = _closed(folder, error)
         return
     here = status.st_dev, status.st_ino
     if here in above:
         return
     for entry in entries:
         if is_folder(entry):
-            if not entry.name.startswith((".", "__MACOSX")):
-                yield from _clips(Path(entry.path), (*inside, entry.name), above | {here})
+            if not entry.name.startswith(_NO_LABELS):
+                yield from _clips(Path(entry.path), closed, (*inside, entry.name), above | {here})
         elif Path(entry.name).suffix.lower() in AUDIO_SUFFIXES and not entry.name.startswith("."):
             yield (*inside, entry.name)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechprompt.errors import CorpusError, UsageError
-from speechprompt.speech.folders import read_label_folders, split_folders
+from speechprompt.speech.folders import has_file, read_label_folders, split_folders
 from speechprompt.speech.jsonl import read_jsonl
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.rows import check_split_field
@@ -30,9 +30,9 @@ def read_corpus(
     slots. `split_field` names the field that holds the split. `seed` draws the splits that are missing; a
     notice says so. The draw looks at all labels, whichever slots are picked; of a table, a NeMo manifest or a data
     set only the fields that `slots` names are labels, so there the same draw takes the same slots.
-    CorpusError, one line with file and line number: material that contradicts itself. UnknownName: a slot
-    or a `split_field` that does not exist. UsageError: a slot named twice. Side effects: only a data set id downloads
-    and writes.
+    CorpusError, one line with file and line number: material that contradicts itself, or a folder that cannot
+    be listed. UnknownName: a slot or a `split_field` that does not exist. UsageError: a slot named twice.
+    Side effects: only a data set id downloads and writes.
     """
     if isinstance(slots, str):
         slots = (slots,)
@@ -68,15 +68,15 @@ def _read(source: str | Path, slots: Sequence[str] | None, split_field: str, see
 
 def _read_folder(folder: Path, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:
     for name in ("manifest.jsonl", "manifest.jsonl.gz"):
-        if (folder / name).is_file():
+        if has_file(folder, name):
             return read_jsonl(folder / name, slots, split_field, seed)
     name = folder.resolve().name
-    if (folder / METADATA).is_file():
+    if has_file(folder, METADATA):
         return read_tables([(folder / METADATA, None)], name, slots, split_field, seed)
-    if (folder / METADATA_LINES).is_file():
+    if has_file(folder, METADATA_LINES):
         return replace(read_jsonl(folder / METADATA_LINES, slots, split_field, seed), name=name)
-    by_split = [(path / METADATA, split) for split, path in split_folders(folder).items()]
-    if tables := [(table, split) for table, split in by_split if table.is_file()]:
+    by_split = split_folders(folder)
+    if tables := [(path / METADATA, split) for split, path in by_split.items() if has_file(path, METADATA)]:
         return read_tables(tables, name, slots, split_field, seed)
     check_split_field(split_field, ())
     return read_label_folders(folder, slots, seed)
