@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,30 @@ def test_missing_folder_and_impossible_paths_are_audio_errors(tmp_path: Path) ->
             read_waveform(path, 16_000)
         with pytest.raises(AudioError, match=expected):
             probe(path)
+
+
+def test_a_file_that_may_not_be_read_is_an_audio_error(tmp_path: Path, close: Callable[[Path], None]) -> None:
+    path = tmp_path / "closed.wav"
+    soundfile.write(path, NOISE, 16_000)
+    close(path)
+    with pytest.raises(AudioError, match=r"closed\.wav cannot be read \(Permission denied\); check its perm"):
+        probe(path)
+    with pytest.raises(AudioError, match=r"closed\.wav cannot be read"):
+        read_waveform(path, 16_000)
+
+
+def test_a_disk_that_fails_while_it_is_read_is_an_audio_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "failing.wav"
+    soundfile.write(path, NOISE, 16_000)
+    monkeypatch.setattr(Path, "open", lambda self, mode: Failing())
+    with pytest.raises(AudioError, match=r"failing\.wav cannot be read \(Input/output error\)"):
+        read_waveform(path, 16_000)
 
 
 @settings(max_examples=60, deadline=None)

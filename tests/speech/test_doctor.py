@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,15 @@ def test_unreadable_files_are_listed_not_raised(healthy: Corpus) -> None:
     assert found(report, "unreadable").utterances == ("u3", "u4")
     assert not report.healthy
     assert sum(report.sample_rates.values()) == 10
+
+
+def test_a_clip_without_permission_is_listed_not_raised(
+    healthy: Corpus, close: Callable[[Path], None]
+) -> None:
+    close(audio(healthy, 3))
+    finding = found(examine(healthy), "unreadable")
+    assert finding.utterances == ("u3",)
+    assert f"first: {audio(healthy, 3)} cannot be read (Permission denied); check" in finding.text
 
 
 def test_silence_clipping_length_and_rates_are_found(healthy: Corpus) -> None:

@@ -67,23 +67,34 @@ class Decoder(Protocol):
 def opened(source: Path | bytes, name: str) -> Iterator[Decoder]:
     """Open a file or its bytes for decoding; `name` is what errors call it.
 
-    AudioError, one line: not audio, truncated, or damaged while decoding. MissingExtra: webm, m4a or mp4
-    without PyAV.
+    AudioError, one line: may not be read, not audio, truncated, or damaged while decoding. MissingExtra: webm, m4a
+    or mp4 without PyAV.
     """
-    raw: IO[bytes] = _ClampedBytes(source) if isinstance(source, bytes) else source.open("rb")
-    with raw:
-        if media_format := _media_format(raw):
-            with _opened_media(raw, name, media_format) as media:
-                yield media
-            return
-        try:
-            file = _ForwardFile(raw)
-        except (soundfile.SoundFileError, TypeError, RuntimeError, ValueError) as error:
-            raise AudioError(
-                f"{name} is not audio that can be read here ({_reason(error)}); is it complete?"
-            ) from error
-        with file:
-            yield _SoundFileDecoder(file, name)
+    try:
+        with (
+            _ClampedBytes(source) if isinstance(source, bytes) else source.open("rb") as raw,
+            _decoding(raw, name) as decoder,
+        ):
+            yield decoder
+    except OSError as error:  # permissions, or a disk that fails while it is read
+        reason = error.strerror or error
+        raise AudioError(f"{name} cannot be read ({reason}); check its permissions and its disk") from error
+
+
+@contextmanager
+def _decoding(raw: IO[bytes], name: str) -> Iterator[Decoder]:
+    if media_format := _media_format(raw):
+        with _opened_media(raw, name, media_format) as media:
+            yield media
+        return
+    try:
+        file = _ForwardFile(raw)
+    except (soundfile.SoundFileError, TypeError, RuntimeError, ValueError) as error:
+        raise AudioError(
+            f"{name} is not audio that can be read here ({_reason(error)}); is it complete?"
+        ) from error
+    with file:
+        yield _SoundFileDecoder(file, name)
 
 
 class _ClampedBytes(io.BytesIO):
