@@ -169,6 +169,36 @@ def test_missing_and_uneven_labels_are_found() -> None:
     assert (unlabelled.severity, unlabelled.utterances) == ("error", ("bare",))
 
 
+def of_labels(*labels: str) -> Corpus:
+    """Ten utterances a label, in two splits."""
+    rows = [
+        Utterance(f"{label}{i}", "train" if i else "valid", {"label": label}, units=Units([number, i]))
+        for number, label in enumerate(labels)
+        for i in range(10)
+    ]
+    return Corpus("toy", tuple(rows), {"label": labels})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Bed", "bed"), ("New York", "new_york"), ("turn-on", "turnon"), ("up-1", "up_1")]
+)
+def test_labels_that_differ_only_in_how_they_are_spelt_are_told(one: str, other: str) -> None:
+    report = examine(of_labels(one, "{n}", other))
+    finding = found(report, "spelling")
+    assert (finding.severity, finding.count, report.healthy) == ("warning", 20, True)
+    assert f"'{one}' and '{other}'; give them one name" in finding.text
+
+
+def test_spellings_of_many_labels_are_shown_in_part() -> None:
+    report = examine(of_labels(*(word + end for word in "abcdef" for end in ("", "_"))))
+    assert "'d' and 'd_', …; give" in found(report, "spelling").text
+
+
+@pytest.mark.parametrize("labels", [("-1", "1"), ("1_12", "11_2"), ("bed", "bird"), ("c++", "c")])
+def test_labels_that_are_two_are_not_told(labels: tuple[str, str]) -> None:
+    assert not [f for f in examine(of_labels(*labels)).findings if f.kind == "spelling"]
+
+
 def test_corpora_of_units_are_compared_by_their_units() -> None:
     rows = (
         Utterance("a", "train", {"label": "yes"}, units=Units([1, 2], [3, 4])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ _FRAME_SECONDS = 0.02
 _FULL_SCALE = 0.999
 _CLIPPED_RUN = 3  # samples in a row at full scale: one may be a peak, three are a flat top
 _LISTED = 20  # utterance ids that a finding lists
+_PAIRS_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +297,7 @@ def _label_findings(corpus: Corpus) -> list[Finding]:
         if len(labels := corpus.slots[slot]) < 2:
             text = f"{slot} has one label, '{', '.join(labels)}'; a classifier needs two"
             findings.append(Finding("error", "one_label", text, len(corpus.utterances)))
+        findings += _spelling_findings(slot, splits)
         for split, counts in splits.items():
             if absent := [label for label, count in counts.items() if not count]:
                 severity: Severity = "error" if split == "train" else "warning"
@@ -309,6 +312,29 @@ def _label_findings(corpus: Corpus) -> list[Finding]:
         text = f"{{n}} utterances have no label for {slot}: train refuses them; add labels or leave them out"
         findings += _finding("error", "unlabelled", text, bare)
     return findings
+
+
+def _spelling_findings(slot: str, counts: Mapping[str, Mapping[str, int]]) -> list[Finding]:
+    """Labels of a slot that may be one label, spelt in two ways."""
+    totals: Counter[str] = Counter()
+    for of_split in counts.values():
+        totals.update(of_split)
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for label in totals:
+        spellings[_bare(label)].append(label)
+    several = [sorted(group) for group in spellings.values() if len(group) > 1]
+    if not several:
+        return []
+    named = ["'" + "' and '".join(group) + "'" for group in several]
+    shown = ", ".join(named[:_PAIRS_SHOWN]) + (", …" if len(named) > _PAIRS_SHOWN else "")
+    text = f"labels of {slot} differ only in case, blanks, '_' or '-': {shown}; give them one name if they are one"
+    return [Finding("warning", "spelling", text, sum(totals[label] for group in several for label in group))]
+
+
+def _bare(label: str) -> str:
+    """A label without case, blanks, "_" and "-"; numbers stay what they are: 1_12 is not 11_2, and -1 is not 1."""
+    apart = re.sub(r"(?<=\d)[\s_-]+(?=\d)", "\0", label.strip().casefold())
+    return re.sub(r"(?!^-\d)[\s_-]+", "", apart)
 
 
 def _durations(seconds: list[float]) -> Durations | None:
