@@ -90,3 +90,16 @@ def test_units_may_be_of_any_length_until_an_lm_reads_them(
     long(tmp_path / "clips" / "low" / "odd.wav")
     ran = run("encode", tmp_path / "clips", "--lm", toy, "--out", tmp_path / "u.jsonl", "--json", "--quiet")
     assert (ran.code, ran.document["units"]) == (0, 600)
+
+
+def test_a_path_that_cannot_be_one_is_named_or_left_out(
+    run: Run, toy: Path, toy_tokenizer: None, clips: Path, tmp_path: Path
+) -> None:
+    rows = [f"{p},{p.parent.name}" for p in sorted(clips.glob("*/*.wav"))]
+    source = tmp_path / "clips.csv"
+    source.write_text("\n".join(["path,label", *rows, "a\0b.wav,low"]) + "\n")
+    call = ("encode", source, "--lm", toy, "--out", tmp_path / "units.jsonl")
+    ran = run(*call, "--quiet")
+    assert ran.code == 1
+    assert "b.wav cannot be read (embedded null byte); check the path" in ran.error
+    assert run(*call, "--skip-unreadable", "--json", "--quiet").document["utterances"] == 24

@@ -272,6 +272,8 @@ def test_file_keys_follow_bytes_and_spans_not_names(tmp_path: Path) -> None:
     assert file_key(two) != before
     with pytest.raises(AudioError, match="cannot be read"):
         file_key(tmp_path / "absent.wav")
+    with pytest.raises(AudioError, match=r"cannot be read \(embedded null byte\); check the path"):
+        file_key("a\0b.wav")
 
 
 def test_twenty_thousand_rows_go_in_and_out(tmp_path: Path) -> None:

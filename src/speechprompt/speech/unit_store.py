@@ -55,8 +55,9 @@ def file_key(path: str | Path, start_seconds: float | None = None, end_seconds: 
     try:
         status = Path(path).stat()
         digest = _file_digest(Path(path).absolute(), status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise AudioError(f"{path} cannot be read ({error.strerror or error}); check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{path} cannot be read ({reason}); check the path") from error
     if start_seconds is None and end_seconds is None:
         return digest
     return hashlib.sha256(f"{digest}:{start_seconds}:{end_seconds}".encode()).hexdigest()
