@@ -103,3 +103,19 @@ def test_a_path_that_cannot_be_one_is_named_or_left_out(
     assert ran.code == 1
     assert "b.wav cannot be read (embedded null byte); check the path" in ran.error
     assert run(*call, "--skip-unreadable", "--json", "--quiet").document["utterances"] == 24
+
+
+@pytest.mark.parametrize("command", ["train", "train --folds 3", "sweep --try seed=0", "baseline", "encode"])
+def test_when_all_clips_are_left_out_the_reason_is_told(
+    run: Run, toy: Path, toy_tokenizer: None, tmp_path: Path, command: str
+) -> None:
+    rows = [f"gone{i}.wav,{'ab'[i % 2]},{('train', 'valid', 'test')[i // 2 % 3]}" for i in range(12)]
+    source = tmp_path / "clips.csv"
+    source.write_text("\n".join(["path,label,split", *rows]) + "\n")
+    out = ["--out", tmp_path / "units.jsonl"] if command == "encode" else []
+    call = (*arguments(command, source, tmp_path, tmp_path / "out"), *out, "--lm", toy)
+    ran = run(*call, "--skip-unreadable", "--quiet")
+    assert ran.code == 1
+    count = {"train": 8, "sweep --try seed=0": 8}.get(command, 12)  # of the splits that are needed
+    assert f"clips: all {count} utterances were left out; first: " in ran.error
+    assert "gone0.wav cannot be read (No such file or directory); check the path" in ran.error

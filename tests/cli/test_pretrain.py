@@ -210,6 +210,21 @@ def test_a_unit_store_teaches_too(run: Run, clips: Path, tmp_path: Path) -> None
     assert ran.document["unit_count"] == tiny.tokenizer.unit_count
 
 
+def test_rows_of_units_teach_where_all_audio_beside_them_is_gone(
+    run: Run, clips: Path, tmp_path: Path
+) -> None:
+    tiny = SpokenLM.load("tiny")
+    source = tmp_path / "units.jsonl"
+    assert run("encode", clips, "--out", source, "--quiet").code == 0
+    header, *rows = source.read_text().splitlines()
+    header = json.dumps(json.loads(header) | {"tokenizer": None})
+    rows.append(json.dumps({"id": "gone", "audio": "gone.wav", "split": "train", "labels": {"label": "low"}}))
+    source.write_text("\n".join([header, *rows]) + "\n")
+    flags = ("--tokenizer", tiny.folder, "--held-out", "0.3", "--steps", 2, "--json", *SMALL)
+    ran = run("pretrain", "lm", source, "--out", tmp_path / "lm", *flags)
+    assert (ran.code, "'gone' was left out" in ran.err) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

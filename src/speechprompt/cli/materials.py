@@ -96,13 +96,16 @@ def encoded(
 ) -> Corpus:
     """The corpus with units for every utterance that is kept; tells progress, notices and what was skipped.
 
-    Utterances that are too long for the LM count as unreadable, unless `any_length`.
+    Utterances that are too long for the LM count as unreadable, unless `any_length`. CorpusError when all were skipped.
     """
     from speechprompt.encoding import encode_corpus
 
     most = None if any_length else spoken_lm.lm.max_units
     with terminal.progress("encoding") as progress:
         found = encode_corpus(corpus, spoken_lm, None, progress.update, skip_unreadable, most)
+    if found.skipped and not found.corpus.utterances:
+        first = next(iter(found.skipped.values()))
+        raise CorpusError(f"{corpus.name}: all {len(found.skipped)} utterances were left out; first: {first}")
     for notice in found.notices:
         terminal.notice(notice)
     for identity, reason in found.skipped.items():

@@ -111,10 +111,10 @@ def _with_units(terminal: Terminal, corpus: Corpus, tokenizer: TokenizerPart) ->
     bare = tuple(u for u in corpus.utterances if u.units is None)
     if not bare:
         return corpus
-    audio = replace(corpus, utterances=bare, tokenizer=None)
-    heard = encoded(audio, _only_tokenizer(tokenizer), terminal, skip_unreadable=True, any_length=True)
     units = tuple(u for u in corpus.utterances if u.units is not None)
-    return replace(corpus, utterances=(*units, *heard.utterances), tokenizer=tokenizer.name)
+    whole = replace(corpus, utterances=(*units, *bare), tokenizer=None)
+    heard = encoded(whole, _only_tokenizer(tokenizer), terminal, skip_unreadable=True, any_length=True)
+    return replace(heard, tokenizer=tokenizer.name)
 
 
 def _only_tokenizer(part: TokenizerPart) -> Any:
