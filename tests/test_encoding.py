@@ -15,6 +15,7 @@ from speechprompt import encoding
 from speechprompt.encoding import encode_corpus
 from speechprompt.errors import AudioError, CorpusError, UnitsError
 from speechprompt.speech.manifest import Corpus, Utterance
+from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.speech.unit_store import UnitStore
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
@@ -116,6 +117,28 @@ def test_unreadable_clips_are_named_or_skipped(corpus: Corpus, tmp_path: Path) -
     assert all(f"{identity}.wav" in reason for identity, reason in encoded.skipped.items())
     assert [u.id for u in encoded.corpus.utterances] == ["0", "4", "5", "span"]
     assert all(u.units is not None for u in encoded.corpus.utterances)
+
+
+@pytest.mark.parametrize("spoilt", ["broken", "gone", "short"])
+def test_an_unreadable_clip_is_told_with_the_way_out(corpus: Corpus, tmp_path: Path, spoilt: str) -> None:
+    path = tmp_path / "1.wav"
+    path.unlink()
+    if spoilt == "broken":
+        path.write_bytes(b"RIFF")
+    elif spoilt == "short":
+        soundfile.write(path, np.zeros(20), 8000)
+    with pytest.raises(AudioError, match=r"1\.wav .*; --skip-unreadable leaves such clips out$"):
+        encode_corpus(corpus, spoken_of(ToyTokenizer()))
+
+
+def test_a_clip_that_is_gone_before_its_copies_is_told_without_a_way_that_does_not_help(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    spoken = spoken_of(ToyTokenizer())
+    plain = encode_corpus(corpus, spoken).corpus
+    (tmp_path / "1.wav").unlink()
+    with pytest.raises(AudioError, match=r"1\.wav cannot be read .*; check the path$"):
+        encoding.with_speed_copies(plain, spoken, [AnswerCopies(2)])
 
 
 def test_clips_too_long_for_an_lm_are_named_or_skipped(corpus: Corpus) -> None:

@@ -233,11 +233,13 @@ class _Work:
         return keys
 
     def _skip(self, utterance: Utterance, error: AudioError, was_read: bool = False) -> None:
-        if was_read and not (self.skip_unreadable or self.skip_short):
-            raise AudioError(f"{error}; --skip-unreadable leaves such clips out")
-        if not (was_read or self.skip_unreadable):
+        """List an utterance as skipped; where that was not asked for, the error with how to ask for it."""
+        if self.skip_unreadable or (was_read and self.skip_short):
+            self.skipped[utterance.id] = str(error)
+        elif self.skip_short:  # a copy at another speed, whose clip was read before: nothing leaves it out
             raise error
-        self.skipped[utterance.id] = str(error)
+        else:
+            raise type(error)(f"{error}; --skip-unreadable leaves such clips out") from error
 
     def _batches(self, clips: Sequence[_Clip]) -> Iterator[list[tuple[_Clip, Waveform]]]:
         rate = self.spoken_lm.tokenizer.sample_rate
