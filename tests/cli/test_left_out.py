@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +120,52 @@ def test_when_all_clips_are_left_out_the_reason_is_told(
     count = {"train": 8, "sweep --try seed=0": 8}.get(command, 12)  # of the splits that are needed
     assert f"clips: all {count} utterances were left out; first: " in ran.error
     assert "gone0.wav cannot be read (No such file or directory); check the path" in ran.error
+
+
+@pytest.fixture
+def odd_names(clips: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """Label folders with two file names that are not UTF-8, and these as they are told."""
+    folder = Path(shutil.copytree(clips, tmp_path / "clips"))
+    odd = [os.fsdecode(os.fsencode(folder / "low" / name) + b"\xff.wav") for name in ("a", "b")]
+    for name in odd:
+        shutil.copy(folder / "low" / "low_0.wav", name)
+    return folder, [repr(name) for name in odd]
+
+
+@pytest.mark.parametrize("command", ["train", "train --folds 3", "sweep --try seed=0", "compare --steps 2"])
+def test_names_that_are_not_utf8_are_counted_or_left_out(
+    run: Run,
+    toy: Path,
+    toy_tokenizer: None,
+    odd_names: tuple[Path, list[str]],
+    tmp_path: Path,
+    command: str,
+) -> None:
+    folder, (first, second) = odd_names
+    call = (*arguments(command, folder, tmp_path, tmp_path / "out"), "--lm", toy)
+    ran = run(*call, "--quiet")
+    assert ran.code == 1
+    assert f"with --skip-unreadable: {first} (1 more files have such names)" in ran.error
+    ran = run(*call, "--skip-unreadable")
+    assert ran.code == 0, ran.err
+    assert "2 files were left out: a file name that is not UTF-8" in " ".join(ran.err.split())
+    assert second not in ran.err
+
+
+def test_doctor_finds_names_that_are_not_utf8(run: Run, odd_names: tuple[Path, list[str]]) -> None:
+    folder, odd = odd_names
+    ran = run("doctor", folder, "--json", "--quiet")
+    (finding,) = [one for one in ran.document["findings"] if one["kind"] == "left_out"]
+    assert (ran.code, finding["severity"], finding["utterances"]) == (1, "error", odd)
+    assert finding["text"].startswith(
+        "2 files were left out: a file name that is not UTF-8 cannot be written"
+    )
+    assert ran.document["utterance_count"] == 24
+    assert run("doctor", folder).code == 1  # as a table
+
+
+def test_a_folder_of_nothing_but_odd_names_is_an_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "clips" / "a") + b"\xff.wav")).touch()
+    ran = run("doctor", tmp_path / "clips", "--quiet")
+    assert (ran.code, "rename the file" in ran.error) == (1, True)

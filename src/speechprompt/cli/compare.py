@@ -79,7 +79,7 @@ def compare(
         if out.exists() and not force:
             raise OutputExists(out)
         check_writable(out)
-    corpus = first_fold(read_source(source, terminal, names_of(slots), split_field))
+    corpus = first_fold(read_source(source, terminal, names_of(slots), split_field, skip_unreadable))
     require_trainable(corpus)
     for notice in unheard_labels(corpus, "test"):
         terminal.notice(notice)

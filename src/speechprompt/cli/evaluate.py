@@ -156,7 +156,7 @@ def corpus_for(
     from speechprompt.speech.recordings import copies
     from speechprompt.speech.splits import unheard_labels
 
-    corpus = read_source(source, terminal, list(artifact.config.slots), split_field)
+    corpus = read_source(source, terminal, list(artifact.config.slots), split_field, skip_unreadable)
     corpus = as_trained(corpus, artifact.config.corpus)
     for notice in corpus.notices:
         terminal.notice(notice)

@@ -73,7 +73,11 @@ def open_artifacts(
 
 
 def read_source(
-    source: str, terminal: Terminal, slots: Sequence[str] | None = None, split_field: str = "split"
+    source: str,
+    terminal: Terminal,
+    slots: Sequence[str] | None = None,
+    split_field: str = "split",
+    skip_unreadable: bool = False,
 ) -> Corpus:
     """The corpus of a source, its notices told.
 
@@ -81,7 +85,7 @@ def read_source(
     """
     from speechprompt.speech.manifest import Corpus
 
-    corpus = Corpus.read(source, slots, split_field)
+    corpus = Corpus.read(source, slots, split_field, skip_unreadable=skip_unreadable)
     for notice in corpus.notices:
         terminal.notice(notice)
     return corpus

@@ -55,7 +55,9 @@ def read_units(
     corpora = []
     for source in sources:
         stored = is_store(Path(source))
-        corpora.append(_stored(source, tokenizer) if stored else read_source(source, terminal))
+        corpora.append(
+            _stored(source, tokenizer) if stored else read_source(source, terminal, skip_unreadable=True)
+        )
         if stored:
             terminal.notice(f"{source} is a unit store, which knows no splits: all that it holds is read")
     _known(corpora, without)

@@ -54,7 +54,7 @@ def doctor(
     """
     from speechprompt.speech.doctor import examine
 
-    corpus = read_source(source, terminal, names_of(slots), split_field)
+    corpus = read_source(source, terminal, names_of(slots), split_field, skip_unreadable=True)
     with terminal.progress("listening") as progress:
         report = examine(corpus, read_audio, progress.update)
     terminal.show({**report.to_json(), "healthy": report.healthy}, *_doctor_parts(report))
@@ -105,7 +105,7 @@ def encode(
     if out.exists() and not force:
         raise OutputExists(out)
     check_writable(out)
-    corpus = read_source(source, terminal, names_of(slots), split_field)
+    corpus = read_source(source, terminal, names_of(slots), split_field, skip_unreadable)
     spoken_lm = open_spoken_lm(lm, device, threads=threads)
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable, any_length=True)
     write_manifest(corpus, out, force)
@@ -145,7 +145,7 @@ def baseline(
     from speechprompt.speech.splits import require_labels
 
     chosen = names_of(slots)
-    corpus = read_source(source, terminal, chosen, split_field)
+    corpus = read_source(source, terminal, chosen, split_field, skip_unreadable)
     corpus = only_splits(corpus, Counter(["train", *(["valid"] if corpus.split("valid") else []), split]))
     require_labels(corpus)
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)

@@ -102,7 +102,9 @@ def sweep(
     options, dimensions = resolved(recipe, changes), read_space(space)
     picks = searcher(search, dimensions, trials, search_seed)
     variants = _ends(options, dimensions)
-    corpus = trainable(terminal, read_source(source, terminal, names_of(slots), split_field), None)
+    corpus = trainable(
+        terminal, read_source(source, terminal, names_of(slots), split_field, skip_unreadable), None
+    )
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     corpus = only_splits(few(corpus, shots, options.seed), ("train", "valid"))
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)

@@ -121,7 +121,8 @@ def train(
     if several and (folds is not None or (slots is not None and tasks)):
         raise UsageError("several prompts at once take no --folds, and either --slots or --task")
     _check_output(out, force, folds, several)
-    corpora = [trainable(terminal, read_source(one, terminal, chosen, split_field), folds) for one in sources]
+    read = (read_source(one, terminal, chosen, split_field, skip_unreadable) for one in sources)
+    corpora = [trainable(terminal, corpus, folds) for corpus in read]
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     initial = None if init_from is None else Artifact.load(init_from, spoken_lm)
     if folds is not None:

@@ -116,6 +116,7 @@ def examine(
             progress(done, len(corpus.utterances))
     findings = [
         *_unreadable_findings(unreadable),
+        *_left_out_findings(corpus.left_out),
         *_clip_findings(clips),
         *_duplicate_findings(corpus, clips),
         *_speaker_findings(corpus),
@@ -175,6 +176,13 @@ def _finding(severity: Severity, kind: str, text: str, ids: Iterable[str]) -> li
 def _unreadable_findings(unreadable: Mapping[str, str]) -> list[Finding]:
     first = next(iter(unreadable.values()), "")
     return _finding("error", "unreadable", f"{{n}} clips cannot be read; first: {first}", unreadable)
+
+
+def _left_out_findings(left_out: Mapping[str, str]) -> list[Finding]:
+    first = next(iter(left_out.items()), ("", ""))
+    return _finding(
+        "error", "left_out", f"{{n}} files were left out: {first[1]}; first: {first[0]}", left_out
+    )
 
 
 def _clip_findings(clips: Mapping[str, _Clip]) -> list[Finding]:

@@ -6,6 +6,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from speechprompt.errors import CorpusError
@@ -20,11 +21,14 @@ AUDIO_SUFFIXES = frozenset("." + name for name in _FORMATS.split())
 NOT_TEXT = "a file name that is not UTF-8 cannot be written into answers and reports; rename the file"
 
 
-def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> Corpus:
+def read_label_folders(
+    folder: Path, slots: Sequence[str] | None, seed: int, skip_unreadable: bool = False
+) -> Corpus:
     """Read FOLDER/LABEL/…/clip.wav or FOLDER/SPLIT/LABEL/…/clip.wav; the slot is named `label`.
 
     Without label folders the utterances have no labels (enough to encode, not to train). CorpusError: no
-    audio, a folder that cannot be listed, a file name that is not UTF-8, or split folders beside one that is none.
+    audio, a folder that cannot be listed, a file name that is not UTF-8 (with `skip_unreadable` such files are left
+    out and listed), or split folders beside one that is none.
     """
     closed: dict[Path, str] = {}
     found = _clips(folder, closed)
@@ -36,9 +40,10 @@ def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> 
         raise CorpusError(
             f"{folder} holds no audio, manifest.jsonl, metadata.csv or metadata.jsonl; check that it is the one"
         )
-    for parts in clips:
-        if not is_text(str(path := folder.joinpath(*parts))):
-            raise CorpusError(f"{NOT_TEXT}: {str(path)!r}")
+    clips, odd = _named(folder, clips)
+    if odd and not (skip_unreadable and clips):
+        more = f" ({len(odd) - 1} more files have such names)" if len(odd) > 1 else ""
+        raise CorpusError(f"{NOT_TEXT}, or leave it out with --skip-unreadable: {odd[0]}{more}")
     tops = {parts[0] for parts in clips if len(parts) > 1}
     splits = {top: top for top in tops if canonical_split(top)}
     by_split = bool(tops) and len(splits) == len(tops)
@@ -46,14 +51,21 @@ def read_label_folders(folder: Path, slots: Sequence[str] | None, seed: int) -> 
     depth = 1 + by_split  # how many folders deep a labelled clip lies
     labelled = [parts for parts in clips if len(parts) > depth]
     stray = len(clips) - len(labelled)
-    notices = []
+    notices = [f"{len(odd)} files were left out: {NOT_TEXT}; first: {odd[0]}"] if odd else []
     if labelled and stray:
         notices.append(f"{stray} audio files in {folder} lie outside label folders and were left out")
     if not labelled:
         notices.append(f"{folder} has no label folders, so its utterances have no labels")
     source = Source(str(folder), folder.resolve().name, notices=tuple(notices))
     rows = (_row(folder, parts, by_split, bool(labelled)) for parts in labelled or clips)
-    return assemble(source, rows, slots, seed)
+    return replace(assemble(source, rows, slots, seed), left_out=dict.fromkeys(odd, NOT_TEXT))
+
+
+def _named(folder: Path, clips: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The clips whose paths can be written down, and the paths of the others in a form that can."""
+    odd = [parts for parts in clips if not is_text(str(folder.joinpath(*parts)))]
+    kept = [parts for parts in clips if is_text(str(folder.joinpath(*parts)))] if odd else list(clips)
+    return kept, [repr(str(folder.joinpath(*parts))) for parts in odd]
 
 
 def _check_tops(folder: Path, clips: Sequence[tuple[str, ...]], tops: set[str], splits: set[str]) -> None:

@@ -71,7 +71,8 @@ class Corpus:
     `slots` maps slot to its ordered labels. `tokenizer` names what made the units, if rows carry units.
     `notices` are the lines a user should be told (splits drawn here, rows skipped). `header` keeps the
     manifest's header keys that this class does not know. `fold` and `shots` are what was drawn of a whole corpus;
-    a manifest, which states its splits, does not hold them.
+    a manifest, which states its splits, does not hold them. `left_out` are files that were found and are no
+    utterances, with why.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Corpus:
     header: Mapping[str, Any] = field(default_factory=dict)
     fold: FoldDraw | None = None
     shots: ShotsDraw | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -93,11 +95,12 @@ class Corpus:
         slots: Sequence[str] | None = None,
         split_field: str = "split",
         seed: int = 0,
+        skip_unreadable: bool = False,
     ) -> Corpus:
         """Read a manifest, folder, table or data set id; see `readers.read_corpus`."""
         from speechprompt.speech.readers import read_corpus
 
-        return read_corpus(source, slots, split_field, seed)
+        return read_corpus(source, slots, split_field, seed, skip_unreadable)
 
     @classmethod
     def from_folder(cls, folder: str | Path, slots: Sequence[str] | None = None, seed: int = 0) -> Corpus:

@@ -20,7 +20,11 @@ _FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".txt")
 
 
 def read_corpus(
-    source: str | Path, slots: Sequence[str] | None = None, split_field: str = "split", seed: int = 0
+    source: str | Path,
+    slots: Sequence[str] | None = None,
+    split_field: str = "split",
+    seed: int = 0,
+    skip_unreadable: bool = False,
 ) -> Corpus:
     """Read a corpus from whatever the user has.
 
@@ -30,6 +34,7 @@ def read_corpus(
     slots. `split_field` names the field that holds the split. `seed` draws the splits that are missing; a
     notice says so. The draw looks at all labels, whichever slots are picked; of a table, a NeMo manifest or a data
     set only the fields that `slots` names are labels, so there the same draw takes the same slots.
+    `skip_unreadable` leaves out the files of label folders whose names are not UTF-8, and lists them.
     CorpusError, one line with file and line number: material that contradicts itself, or a folder that cannot
     be listed. UnknownName: a slot or a `split_field` that does not exist. UsageError: a slot named twice.
     Side effects: only a data set id downloads and writes.
@@ -38,7 +43,7 @@ def read_corpus(
         slots = (slots,)
     if slots is not None and len(set(slots)) < len(slots):
         raise UsageError(f"the slots {', '.join(slots)} name one twice; name each once")
-    corpus = _read(source, slots, split_field, seed)
+    corpus = _read(source, slots, split_field, seed, skip_unreadable)
     if split_field == "split":
         return corpus
     # two ways to divide one source have two rules
@@ -46,7 +51,9 @@ def read_corpus(
     return replace(corpus, split_rule=f"{rule}; {corpus.split_rule}" if corpus.split_rule else rule)
 
 
-def _read(source: str | Path, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:
+def _read(
+    source: str | Path, slots: Sequence[str] | None, split_field: str, seed: int, skip_unreadable: bool
+) -> Corpus:
     text = str(source)
     path = Path(source).expanduser()
     looks_hub = isinstance(source, str) and _HUB_ID.fullmatch(text) and path.suffix not in _FILES
@@ -55,7 +62,7 @@ def _read(source: str | Path, slots: Sequence[str] | None, split_field: str, see
 
         return read_hub(text.removeprefix("hf:"), slots, split_field, seed)
     if path.is_dir():
-        return _read_folder(path, slots, split_field, seed)
+        return _read_folder(path, slots, split_field, seed, skip_unreadable)
     if not path.exists():
         raise CorpusError(f"{path} does not exist; name a manifest, a folder, a table or a data set id")
     suffixes = path.suffixes[-2:]
@@ -66,7 +73,9 @@ def _read(source: str | Path, slots: Sequence[str] | None, split_field: str, see
     raise CorpusError(f"{path} is no corpus; name a .jsonl, .jsonl.gz, .csv or .tsv file, or a folder")
 
 
-def _read_folder(folder: Path, slots: Sequence[str] | None, split_field: str, seed: int) -> Corpus:
+def _read_folder(
+    folder: Path, slots: Sequence[str] | None, split_field: str, seed: int, skip_unreadable: bool
+) -> Corpus:
     for name in ("manifest.jsonl", "manifest.jsonl.gz"):
         if has_file(folder, name):
             return read_jsonl(folder / name, slots, split_field, seed)
@@ -79,4 +88,4 @@ def _read_folder(folder: Path, slots: Sequence[str] | None, split_field: str, se
     if tables := [(path / METADATA, split) for split, path in by_split.items() if has_file(path, METADATA)]:
         return read_tables(tables, name, slots, split_field, seed)
     check_split_field(split_field, ())
-    return read_label_folders(folder, slots, seed)
+    return read_label_folders(folder, slots, seed, skip_unreadable)
