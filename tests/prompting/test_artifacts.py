@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from speechprompt.errors import ArtifactError, OutputExists
 from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.heard import count_heard, heard_in
 from speechprompt.prompting.reference import reference_prompt
 from speechprompt.prompting.task import Task
+from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
 from speechprompt.testing import ToyTokenizer, toy_lm
 from toys import CORPUS, SPOKEN, TASK, artifact_of, entry_of, scores_alone, some_units
@@ -258,6 +261,24 @@ def test_a_full_disk_leaves_the_old_artifact(
     assert tree(folder) == before
     assert [p.name for p in folder.parent.iterdir()] == ["prompt"]
     assert Artifact.load(folder, SPOKEN).name == "prompt"
+
+
+def test_hashes_of_heard_clips_come_back_and_damaged_ones_are_named(folder: Path) -> None:
+    assert Artifact.load(folder, SPOKEN).heard is None
+    heard = heard_in(CORPUS.split("train"))
+    replace(artifact_of(entry_of(SPOKEN.lm)), heard=heard).save(folder, force=True)
+    found = Artifact.load(folder, SPOKEN).heard
+    assert found is not None
+    assert torch.equal(found, heard)
+    train = [replace(u, id=f"another {u.id}") for u in CORPUS.split("train")]
+    assert count_heard(found, train) == len(train)
+    assert count_heard(None, train) == 0
+    bare = [replace(u, units=None if u.units is None else Units(u.units.ids)) for u in train]
+    assert (len(heard_in(bare)), count_heard(found, bare)) == (0, 0)
+    path = folder / "prompt.safetensors"
+    save_file({**load_file(path), "heard": torch.ones(3)}, path)
+    with pytest.raises(ArtifactError, match="'heard' holds no hashes"):
+        Artifact.load(folder, SPOKEN)
 
 
 def test_a_card_says_what_the_prompt_is(folder: Path) -> None:

@@ -12,6 +12,7 @@ from speechprompt.lms.batch import collate
 from speechprompt.prompting import teach as teaching
 from speechprompt.prompting.bank import Bank
 from speechprompt.prompting.classifier import classify
+from speechprompt.prompting.heard import count_heard
 from speechprompt.prompting.run import Run
 from speechprompt.prompting.teach import steps_for, teach
 from speechprompt.speech.manifest import Corpus
@@ -71,6 +72,7 @@ def test_the_kept_prompt_is_in_its_last_state_and_the_same_again() -> None:
     assert torch.equal(*scores)
     assert one.metrics == two.metrics
     assert one.config.corpus["utterances"] == {"train": 9, "valid": 0, "test": 0}
+    assert count_heard(one.heard, corpus.utterances) == 9
 
 
 def test_too_few_clips_or_several_questions_are_refused() -> None:

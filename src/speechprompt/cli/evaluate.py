@@ -148,11 +148,13 @@ def corpus_for(
 ) -> Corpus:
     """The source's slots that a prompt answers, with units, cut down to the splits that scoring needs.
 
-    A prompt of one fold, or of a few shots, has that fold and those shots drawn again; notices say what could not be.
+    A prompt of one fold, or of a few shots, has that fold and those shots drawn again; notices say what could not be,
+    and how many of the clips the prompt knows from its training.
     ArtifactError when audio would be encoded by another tokenizer than the prompt was trained with.
     """
     from speechprompt.evaluation.as_trained import as_trained
     from speechprompt.prompting.artifact import check_tokenizer
+    from speechprompt.prompting.heard import count_heard
     from speechprompt.speech.recordings import copies
     from speechprompt.speech.splits import unheard_labels
 
@@ -167,7 +169,14 @@ def corpus_for(
     if any(utterance.units is None for utterance in corpus.utterances):
         check_tokenizer(artifact.config, spoken_lm, artifact.path)
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
-    if count := copies(corpus, split):
+    count, heard = copies(corpus, split), count_heard(artifact.heard, corpus.split(split))
+    if heard > count:
+        terminal.notice(
+            f"{heard} of {len(corpus.split(split))} scored utterances are ones that the prompt trained on or was "
+            "validated on, which flatters its accuracy; score clips that it has not heard, or the source that it "
+            "trained on, whose splits keep them apart"
+        )
+    if count:
         terminal.notice(
             f"{count} of {len(corpus.split(split))} {split} utterances sound exactly like one in train or valid, which "
             "flatters every number below; speechprompt doctor names them"

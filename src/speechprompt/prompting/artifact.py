@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,9 +30,14 @@ from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbalizer, Verbalizer
 from speechprompt.spoken_lm import SpokenLM
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CONFIG, TENSORS, METRICS, CARD = "prompt_config.json", "prompt.safetensors", "metrics.json", "README.md"
 DOMAIN = "domain."
 """What the names of a domain's tensors begin with; artifacts of 0.1.0 have none."""
+HEARD = "heard"
+"""The tensor of hashes of the clips that a prompt has heard; prompts from before it was kept have none."""
 LARGEST_TENSOR_FILE = 256 * 2**20
 
 
@@ -76,13 +81,17 @@ class PromptConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A trained prompt with its configuration and, where it was evaluated, its numbers."""
+    """A trained prompt with its configuration and, where it was evaluated, its numbers.
+
+    `heard` (n,) int64 knows the clips that it trained on or was validated on (heard.py).
+    """
 
     config: PromptConfig
     entry: TaskPrompt
     metrics: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     domain: Domain | None = None
+    heard: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -116,6 +125,8 @@ class Artifact:
         tensors = {name: x.detach().cpu().clone() for name, x in self.entry.state_dict().items()}
         if self.domain is not None:
             tensors |= {DOMAIN + name: x.contiguous() for name, x in self.domain.tensors().items()}
+        if self.heard is not None and len(self.heard):
+            tensors[HEARD] = self.heard.contiguous()
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
         (folder / TENSORS).chmod(0o644)  # safetensors keeps it from other users
         text = self.config.model_dump_json(indent=2, by_alias=True)
@@ -132,8 +143,9 @@ class Artifact:
         check_fits(config, spoken_lm, path)
         tensors = _tensors(path)
         domain = _domain(tensors, spoken_lm.lm, path / TENSORS)
+        heard = _heard(tensors, path / TENSORS)
         entry = _entry(config, tensors, spoken_lm.lm, path)
-        return cls(config, entry, read_metrics(path), path.resolve(), domain)
+        return cls(config, entry, read_metrics(path), path.resolve(), domain, heard)
 
 
 def check_output(target: Path, force: bool) -> None:
@@ -220,6 +232,16 @@ def _domain(tensors: dict[str, Any], lm: UnitLM, path: Path) -> Domain | None:
         return Domain.of_tensors({name: x.to(lm.device) for name, x in found.items()}, lm.width)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ArtifactError(f"{path} does not match its configuration: {error}") from None
+
+
+def _heard(tensors: dict[str, Any], path: Path) -> Tensor | None:
+    """Take the hashes of heard clips out of the file's tensors; None where there are none."""
+    import torch
+
+    found: Tensor | None = tensors.pop(HEARD, None)
+    if found is not None and (found.dtype != torch.int64 or found.ndim != 1):
+        raise ArtifactError(f"{path} does not match its configuration: '{HEARD}' holds no hashes")
+    return found
 
 
 def save_metrics(artifact: Artifact, metrics: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import speechprompt
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact, PromptConfig
 from speechprompt.prompting.bank import TaskPrompt
+from speechprompt.prompting.heard import heard_in
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.trust import outputs_of, trust_of
 from speechprompt.prompting.verbalizers import FixedVerbalizer
@@ -67,7 +68,8 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
         **heard,
         **beside,
     }
-    return Artifact(config, entry, metrics, domain=trust.domain)
+    known = heard_in((*corpus.split("train"), *corpus.split("valid")))
+    return Artifact(config, entry, metrics, domain=trust.domain, heard=known)
 
 
 def provenance(corpus: Corpus) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from speechprompt.metrics import wilson_interval
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.calibration import fit_temperature
 from speechprompt.prompting.finishing import finish, scores_of
+from speechprompt.prompting.heard import heard_in
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
@@ -88,7 +89,8 @@ def teach(
     held_out = _judged(task.slots[slot], (scores / temperature).softmax(-1), targets, ids)
     metrics = {"held_out": {"rounds": len(rounds), **held_out}}
     # the domain's limit needs clips that this very prompt has not heard, and there are none
-    return replace(artifact, config=config, metrics=metrics, domain=None)
+    heard = heard_in(corpus.utterances)
+    return replace(artifact, config=config, metrics=metrics, domain=None, heard=heard)
 
 
 def steps_for(clips: int) -> int:
