@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -334,3 +335,62 @@ def test_a_stopped_run_that_starts_a_file_anew_goes_on(
     ran = run(*command, "--force")
     assert (ran.document["known"], ran.document["answered"]) == (40, 20)
     assert (len(rows_in(out)), list(tmp_path.glob("*.part"))) == (60, [])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_that_the_user_added_are_not_lost(
+    run: Run, toy: Path, clips: Path, pitch: Path, tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / f"a.{kind}"
+    command = ("predict", "--prompt", pitch, "--lm", toy, "--quiet", "--json", "--out", out)
+    assert run(*command, clips / "low").code == 0
+    rows = [{**row, "checked_by": "Ann"} for row in rows_in(out)]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), out)
+    else:
+        with out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    before = out.read_bytes()
+    ran = run(*command, clips)
+    assert ran.code == 1
+    assert "would lose: 'checked_by'; choose another --out, or pass --force" in ran.error
+    assert (out.read_bytes(), list(tmp_path.glob("*.part"))) == (before, [])
+
+
+def test_a_row_with_more_cells_than_columns_is_not_cut(tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    out.write_text("id,source,task,prompt,error\na,a.wav,x,1,,checked\n")
+    with pytest.raises(CorpusError, match="row of 'a' has more cells"):
+        PredictionFile.open(out, {"x": "1"}, "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.jsonl", '{"error": "disk full"}\n'),
+        ("log.jsonl", '{"id": "a", "error": "disk full"}\n'),
+        ("log.jsonl", '{"id": "a", "source": "a.wav", "error": "disk full", "host": "b"}\n'),
+        ("log.jsonl", '{"id": "a", "source": "a.wav", "error": {"code": 5}}\n'),
+        ("log.jsonl", "1\n2\n"),
+        ("table.csv", "colour,price\n"),
+        ("table.csv", "id,error\na,late\n"),
+        ("table.csv", "id,source,error\na,b,late\n"),
+    ],
+)
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, name: str, content: str) -> None:
+    out = tmp_path / name
+    out.write_text(content)
+    with pytest.raises(CorpusError, match="holds no answers of predict"):
+        PredictionFile.open(out, {"x": "1"}, "float32")
+    assert out.read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_an_empty_file_is_taken(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with PredictionFile.open(tmp_path / name, {"x": "1"}, "float32") as file:
+        assert file.done == {}
+        file.finish()

@@ -38,6 +38,10 @@ before they were kept.
 """
 
 
+OLDEST_COLUMNS = ("id", "source", "task", "prompt", "error")
+"""What every file of answers has, of whatever age: a table without them is another table."""
+
+
 def line_of(row: Row) -> str:
     """A row as a line of JSONL."""
     return json.dumps(row, ensure_ascii=False) + "\n"
@@ -51,6 +55,18 @@ def flat_rows(row: Row) -> Iterator[Row]:
         if found is not None:
             values["scores"] = json.dumps(found["scores"], ensure_ascii=False)
         yield {**shared, "slot": slot, **values}
+
+
+def columns_of(path: Path) -> list[str] | None:
+    """The columns of a csv or Parquet file; None for JSONL, whose rows differ, and for an empty csv."""
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), None)
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return list(pq.read_schema(path).names)
+    return None
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:

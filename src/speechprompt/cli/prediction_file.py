@@ -15,7 +15,15 @@ from typing import IO, TYPE_CHECKING, Self
 
 from filelock import FileLock, Timeout
 
-from speechprompt.cli.answer_formats import READERS, WRITERS, Row, line_of
+from speechprompt.cli.answer_formats import (
+    COLUMNS,
+    OLDEST_COLUMNS,
+    READERS,
+    WRITERS,
+    Row,
+    columns_of,
+    line_of,
+)
 from speechprompt.errors import CorpusError, UsageError
 
 if TYPE_CHECKING:
@@ -223,18 +231,46 @@ def _parsed(line: str) -> Row | None:
 
 
 def _old_rows(out: Path) -> Iterator[Row]:
-    """The answers (id, task, prompt) that a file holds. CorpusError when it is no file of answers."""
+    """The answers (id, task, prompt) that a file holds.
+
+    CorpusError when it is no file of answers, or a table with columns that writing it again would lose.
+    """
     if not out.exists():
         return
     problem = CorpusError(f"{out} holds no answers of predict; choose another --out, or pass --force")
     try:
-        rows = list(READERS[out.suffix](out))
+        columns, rows = columns_of(out), list(READERS[out.suffix](out))
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         raise problem from None
+    if columns is not None:
+        _check_columns(out, columns, problem)
     for row in rows:
+        if not isinstance(row, dict) or not _is_known(row):
+            raise problem
+        if columns is not None and None in row:
+            raise CorpusError(
+                f"{out}: the row of '{row['id']}' has more cells than the table has columns, and they would be lost; "
+                "remove them, choose another --out, or pass --force to start it anew"
+            )
         if not row.get("error"):
-            if not all(isinstance(row.get(name), str) for name in ("id", "task", "prompt")):
-                raise problem
-            if not str(row.get("copies") or 0).isdecimal():
-                raise problem
             yield row
+
+
+def _check_columns(out: Path, columns: Sequence[str], problem: CorpusError) -> None:
+    """CorpusError for a table that is not of answers (`problem`), or that has other columns beside theirs."""
+    if not set(OLDEST_COLUMNS) <= set(columns):
+        raise problem
+    if others := [name for name in columns if name not in COLUMNS]:
+        raise CorpusError(
+            f"{out} has columns that predict does not write and would lose: {', '.join(map(repr, others))}; "
+            "choose another --out, or pass --force to start it anew"
+        )
+
+
+def _is_known(row: Row) -> bool:
+    """Whether a row is an answer or an error as `rows_of` writes them."""
+    if row.get("error"):
+        texts = all(isinstance(row.get(name), str) for name in ("id", "source", "error"))
+        return texts and row.keys() - {None} <= COLUMNS.keys()
+    texts = all(isinstance(row.get(name), str) for name in ("id", "task", "prompt"))
+    return texts and str(row.get("copies") or 0).isdecimal()
