@@ -47,6 +47,30 @@ def test_an_unknown_task_is_a_404_with_the_nearest_names(client: TestClient) -> 
     assert client.get("/v1/tasks/lenght").json()["nearest"] == ["length"]
 
 
+@pytest.mark.parametrize(
+    ("route", "known"),
+    [
+        ("classify", "file, sample_rate, task, top_k, copies"),
+        ("units", "file, sample_rate"),
+        ("explain", "file, sample_rate, task, slot"),
+    ],
+)
+def test_a_misspelt_part_of_a_form_is_told(client: TestClient, route: str, known: str) -> None:
+    for data, files in (({"taks": "word"}, {}), ({}, {"taks": ("a.wav", clip_bytes())})):
+        response = client.post(f"/v1/{route}", files={"file": clip_bytes(), **files}, data=data)
+        assert response.status_code == 422
+        assert (
+            response.json()["detail"] == f"the form has a part 'taks', which is unknown here; known: {known}"
+        )
+
+
+def test_forms_are_described_as_closed(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    for route in ("classify", "units", "explain", "teaching"):
+        body = paths[f"/v1/{route}"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+        assert body["additionalProperties"] is False
+
+
 def test_the_catalogue_and_the_probes(client: TestClient) -> None:
     listed = client.get("/v1/tasks").json()
     assert [task["name"] for task in listed["tasks"]] == ["both", "length", "word"]

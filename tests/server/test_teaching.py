@@ -121,6 +121,7 @@ def test_who_may_not_teach_and_what_cannot_be_taught(quick: TestClient) -> None:
     refused(422, "printable", **form(label=["left\n\0"] * 3 + ["stop"] * 3))
     refused(413, "over the limit", **form(labels=("left", "stop", "up")))
     refused(409, "task 'word' already exists; choose another name, or send replace=true", **form(name="word"))
+    refused(422, "part 'nmae', which is unknown here; known: name, label, clip, replace", **form(nmae="x"))
     refused(422, "multipart", files=[], data=None, json={"name": "x"})
     assert quick.get("/v1/teaching").json()["jobs"] == []
     assert quick.get("/v1/teaching/nothing").status_code == 404

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from speechprompt.errors import UsageError
 from speechprompt.prompting.clips import Clip
@@ -36,6 +36,8 @@ Deadline = Annotated[
 
 class UnitsForm(BaseModel):
     """The form of POST /v1/units."""
+
+    model_config = ConfigDict(extra="forbid")
 
     file: str = Field(
         description="the clip: wav, flac, ogg, opus, mp3, with the media extra webm, m4a, mp4; raw 16-bit mono PCM "
@@ -124,12 +126,12 @@ def deadline_of(service: Service, asked: float | None) -> float:
     return asyncio.get_running_loop().time() + (asked or service.settings.deadline_seconds)
 
 
-async def received(service: Service, request: Request, asked: float | None) -> Upload:
+async def received(service: Service, request: Request, asked: float | None, form: type[BaseModel]) -> Upload:
     """The upload of a request that may be answered in time. Overloaded before it is read, UsageError, TooLarge."""
     seconds = asked or service.settings.deadline_seconds
     arrival = request.scope.get(ARRIVAL) or service.gate.arrive(service.client_of(request), seconds)
     try:
-        return await read_upload(request, service.settings)
+        return await read_upload(request, service.settings, form)
     finally:
         arrival.leave()
 
@@ -142,7 +144,7 @@ async def classify(request: Request, deadline_seconds: Deadline = None) -> Respo
     service = service_of(request)
     service.check_origin(request)
     deadline = deadline_of(service, deadline_seconds)
-    upload = await received(service, request, deadline_seconds)
+    upload = await received(service, request, deadline_seconds, ClassifyForm)
     tasks = service.catalogue.chosen(upload.all("task") or [EVERY_TASK])
     top_k = upload.number("top_k", 1, 10_000)
     copies = _copies(upload)
@@ -179,7 +181,7 @@ async def units(request: Request, deadline_seconds: Deadline = None) -> UnitsAns
     service = service_of(request)
     service.check_origin(request)
     deadline = deadline_of(service, deadline_seconds)
-    upload = await received(service, request, deadline_seconds)
+    upload = await received(service, request, deadline_seconds, UnitsForm)
     async with heard_clip(service, request, upload, 0, deadline) as heard:
         return UnitsAnswer(
             request_id=request_id_of(request),

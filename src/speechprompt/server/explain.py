@@ -86,7 +86,7 @@ async def explain(request: Request, deadline_seconds: Deadline = None) -> Explan
     service = service_of(request)
     service.check_origin(request)
     deadline = deadline_of(service, deadline_seconds)
-    upload = await received(service, request, deadline_seconds)
+    upload = await received(service, request, deadline_seconds, ExplainForm)
     task = service.catalogue.task(_only(upload, "task"))
     slots = task.config.slots
     slot = _only(upload, "slot") if upload.all("slot") else next(iter(slots))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from fastapi import APIRouter, FastAPI, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from speechprompt.errors import TooLarge, UsageError
 from speechprompt.prompting.artifact import Artifact
@@ -57,6 +57,8 @@ class TeachingRules(BaseModel):
 
 class LessonForm(BaseModel):
     """The form of POST /v1/teaching."""
+
+    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(description="what the task will be called", pattern=NAME.pattern)
     label: list[str] = Field(description="the label of each clip, in the order of the clips")
@@ -142,7 +144,7 @@ async def begin(request: Request, response: Response) -> LessonStatus:
     service, lessons = service_of(request), lessons_of(request)
     service.check_token(request)
     lessons.check_room()
-    parts = await read_parts(request, service.settings)
+    parts = await read_parts(request, service.settings, LessonForm)
     fields = [(part.name, part.content.decode("utf-8", "replace")) for part in parts if part.filename is None]
     files = [part for part in parts if part.filename is not None and part.name == "clip"]
     name, replace = dict(fields).get("name", ""), dict(fields).get("replace") == "true"

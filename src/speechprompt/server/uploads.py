@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 from fastapi import Request
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from speechprompt.errors import AudioError, AudioTooLong, TooLarge, UsageError
@@ -78,14 +79,22 @@ async def _limited(request: Request, settings: ServerSettings) -> AsyncGenerator
         raise UsageError("the client hung up before its body was whole") from None
 
 
-async def read_parts(request: Request, settings: ServerSettings) -> list[Part]:
-    """The parts of a multipart form in order. UsageError when it is none, TooLarge, Overloaded as `body_of`."""
-    return await read_form(request.headers.get("content-type", ""), _limited(request, settings))
+async def read_parts(request: Request, settings: ServerSettings, form: type[BaseModel]) -> list[Part]:
+    """The parts of a multipart form in order. UsageError when it is none or has parts that `form` does not know.
+
+    TooLarge, Overloaded as `body_of`.
+    """
+    parts = await read_form(request.headers.get("content-type", ""), _limited(request, settings))
+    for part in parts:
+        if part.name not in form.model_fields:
+            known = ", ".join(form.model_fields)
+            raise UsageError(f"the form has a part '{part.name[:40]}', which is unknown here; known: {known}")
+    return parts
 
 
-async def read_upload(request: Request, settings: ServerSettings) -> Upload:
-    """The `file` and the fields of a multipart form. UsageError when it is none, TooLarge, Overloaded."""
-    parts = await read_parts(request, settings)
+async def read_upload(request: Request, settings: ServerSettings, form: type[BaseModel]) -> Upload:
+    """The `file` and the fields of a multipart form. UsageError as `read_parts`, TooLarge, Overloaded."""
+    parts = await read_parts(request, settings, form)
     files = [part for part in parts if part.filename is not None]
     if len(files) != 1 or files[0].name != "file":
         raise UsageError("send one clip, in a part called 'file' with a file name")
