@@ -450,6 +450,7 @@ def test_sources_train_in_one_run(run: Run, toy: Path, units: Path, tmp_path: Pa
         (("--folds", 3), 2, "no --folds"),
         (("--seed", "1,1"), 2, "names a value twice"),
         (("--seed", "1,x"), 2, "seed"),
+        (("--seed", "0,4294967296"), 2, "less than or equal to 4294967295"),
     ):
         ran = run(*command, tmp_path / "b", *more)
         assert (ran.code, hint in ran.error) == (code, True), ran.err

@@ -14,8 +14,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from speechprompt.cli.terminal import Terminal
+from speechprompt.prompting.kinds import LARGEST_SEED
 
 Command = Callable[..., None]
+MOST_THREADS_ASKED = 1024
+"""More than any machine here has cores; with a hundred thousand, torch's allocator crashes."""
 
 Source = Annotated[
     str,
@@ -58,7 +61,12 @@ Dtype = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="CPU threads; by default the cores of this process, at most 4."),
+    typer.Option(
+        "--threads",
+        min=1,
+        max=MOST_THREADS_ASKED,
+        help="CPU threads; by default the cores of this process, at most 4.",
+    ),
 ]
 Copies = Annotated[
     int,
@@ -68,7 +76,9 @@ Copies = Annotated[
         help="Hear every clip at N (even) other speeds too and answer with the mean; 2 cost three times the time.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the bootstraps of the intervals.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Draws the bootstraps of the intervals.")
+]
 
 
 def _common() -> list[Parameter]:

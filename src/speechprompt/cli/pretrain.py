@@ -26,6 +26,7 @@ from speechprompt.cli.pretraining_run import (
 from speechprompt.cli.pretraining_sources import learnable_audio, open_tokenizer
 from speechprompt.cli.terminal import Terminal, next_command, pairs
 from speechprompt.cli.train import Config
+from speechprompt.prompting.kinds import LARGEST_SEED
 
 
 def register(app: typer.Typer, wanted: Sequence[str]) -> None:
@@ -111,7 +112,9 @@ def kmeans(
         int, typer.Option("--clips", min=1, help="Listen to so many clips, drawn at random.")
     ] = 2500,
     frames: Annotated[int, typer.Option("--frames", min=2, help="Fit on so many frames at most.")] = 150_000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws clips, frames and first centres.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Draws clips, frames and first centres.")
+    ] = 0,
     name: Name = None,
     config: Config = None,
     split_fields: SplitFields = "split,official_split",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,13 @@ def register(app: typer.Typer) -> None:
     add_command(app, serve, "speechprompt serve prompts/")
 
 
+def _finite(value: float) -> float:
+    """A number of seconds. BadParameter for nan, which no bound keeps out, and for what never ends."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number of seconds; give one")
+    return value
+
+
 def serve(
     terminal: Terminal,
     folder: Folder,
@@ -40,14 +48,22 @@ def serve(
             help=f"File with the bearer token that may change tasks; else the variable {TOKEN_VARIABLE}.",
         ),
     ] = None,
-    deadline: Annotated[float, typer.Option("--deadline", help="Seconds to answer in by default.")] = 10.0,
-    max_bytes: Annotated[int, typer.Option("--max-bytes", help="Largest body.")] = 25 * 2**20,
+    deadline: Annotated[
+        float,
+        typer.Option("--deadline", min=0.1, callback=_finite, help="Seconds to answer in by default."),
+    ] = 10.0,
+    max_bytes: Annotated[int, typer.Option("--max-bytes", min=1, help="Largest body.")] = 25 * 2**20,
     max_held_bytes: Annotated[
-        int, typer.Option("--max-held-bytes", help="All bodies together; a client gets half.")
+        int, typer.Option("--max-held-bytes", min=1, help="All bodies together; a client gets half.")
     ] = 2**30,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest clip.")] = 600.0,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", min=0.1, callback=_finite, help="Longest clip.")
+    ] = 600.0,
     drain: Annotated[
-        float, typer.Option("--drain", help="Seconds to serve on, not ready, after SIGTERM.")
+        float,
+        typer.Option(
+            "--drain", min=0, callback=_finite, help="Seconds to serve on, not ready, after SIGTERM."
+        ),
     ] = 0.0,
     client_header: Annotated[
         str | None,

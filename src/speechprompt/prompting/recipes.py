@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from speechprompt.errors import UnknownName, UsageError
-from speechprompt.prompting.kinds import MOST_BUCKETS, Decoding, Method, VerbalizerName
+from speechprompt.prompting.kinds import LARGEST_SEED, MOST_BUCKETS, Decoding, Method, VerbalizerName
 from speechprompt.speech.speeds import SpeedCopies
 
 PROMPT_BUDGET = 135_000
@@ -119,7 +119,7 @@ class TrainingOptions(BaseModel):
     answer_error: float | None = Field(
         None, ge=0, lt=1, description="most errors among answers on validation; the prompt abstains on others"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
     @classmethod
     def of_recipe(cls, recipe: str = "default", changes: Mapping[str, Any] | None = None) -> Self:
