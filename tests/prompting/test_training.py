@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -216,6 +217,46 @@ def test_resumed_training_is_uninterrupted_training(
             assert ours.progress == theirs.progress
     remove_checkpoint(path)
     assert not list(path.parent.glob("*"))
+
+
+@pytest.fixture
+def plain_ctrl_c() -> Iterator[None]:
+    """Ctrl-C as a terminal has it, whatever the tests run under."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("plain_ctrl_c")
+@pytest.mark.parametrize("told", ["step", "evaluation"])
+def test_ctrl_c_loses_no_step(tmp_path: Path, told: str) -> None:
+    path, whole, steps = tmp_path / "checkpoint.pt", run_of(LM), list[int]()
+    train_runs(LM, [whole])
+
+    def listener(event: Mapping[str, Any]) -> None:
+        steps.extend([event["step"]] * (event["event"] == "step"))
+        if event["event"] == told and len(steps) >= 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_runs(LM, [run_of(LM)], listener, path)
+    done, resumed, events = len(steps), run_of(LM), list[Any]()
+    train_runs(LM, [resumed], events.append, path)
+    assert events[0] == {"event": "resumed", "step": done}
+    assert next(event["step"] for event in events if event["event"] == "step") == done + 1
+    assert_same(state(resumed), state(whole))
+    assert resumed.progress == whole.progress
+
+
+@pytest.mark.usefixtures("plain_ctrl_c")
+def test_a_second_ctrl_c_waits_for_nothing(tmp_path: Path) -> None:
+    def listener(event: Mapping[str, Any]) -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_runs(LM, [run_of(LM)], listener, tmp_path / "checkpoint.pt")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "other options", "other labels", "no runs"])

@@ -7,7 +7,8 @@ clipping, schedule and random numbers, so that its gradients are those of a sepa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from speechprompt.lms.batch import UnitBatch, collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import Bank
 from speechprompt.prompting.classifier import classify
+from speechprompt.prompting.interruption import ctrl_c_between_steps
 from speechprompt.prompting.losses import EntryLoss, label_losses, published_loss
 from speechprompt.prompting.ngram_weights import add_ngrams
 from speechprompt.prompting.run import Examples, Run
@@ -48,7 +50,8 @@ def train_runs(
     Then the n-grams that a run's options ask for are fitted beside its prompt (`ngram_weights`).
 
     `listener` receives events (dicts with `event`: step, evaluation, resumed, ngrams, ngrams_fitted, done).
-    `checkpoint` is a file written every so many steps; where it exists, training goes on from it with the same results
+    `checkpoint` is a file written every so many steps, and when Ctrl-C stops the training, which it does at the end of
+    a step (the second time at once); where it exists, training goes on from it with the same results
     as without the interruption, and therefore on as many threads (torch's own setting changes). It stays until the
     caller has kept the results and calls `remove_checkpoint`.
     TrainingError when a run diverges or the checkpoint belongs to other runs.
@@ -62,16 +65,12 @@ def train_runs(
             rate = find_learning_rate(lm, run)
             run.set_learning_rate(rate)
             tell({"event": "learning_rate", "run": run.name, "rate": rate})
-    step = 0
-    while active := [run for run in runs if not run.progress.finished]:
-        for run, loss, correct, count in train_step(lm, active):
-            tell(_step_event(run, loss, correct, count))
-        for run in active:
-            if run.progress.step % run.evaluation_interval == 0 or run.progress.step >= run.options.steps:
-                tell(_evaluate(lm, run))
-        step += 1
-        if checkpoint is not None and step % checkpoint_every == 0:
-            _save(checkpoint, lm, runs)
+    with ctrl_c_between_steps() as interrupted:
+        for step in _steps(lm, runs, tell):
+            if checkpoint is not None and (step % checkpoint_every == 0 or interrupted()):
+                _save(checkpoint, lm, runs)
+            if interrupted():
+                raise KeyboardInterrupt
     for run in runs:
         run.entry.load_state_dict(run.best)
         if run.options.ngrams:
@@ -80,6 +79,20 @@ def train_runs(
             told = {**fit.numbers, "accuracy": run.progress.best_accuracy}
             tell({"event": "ngrams_fitted", "run": run.name, **told})
         tell({"event": "done", "run": run.name, "best_step": run.progress.best_step})
+
+
+def _steps(lm: UnitLM, runs: Sequence[Run], tell: Listener) -> Iterator[int]:
+    """Train every run to its end: how many updates there were, after each and the validations that it calls for."""
+    for step in itertools.count(1):
+        active = [run for run in runs if not run.progress.finished]
+        if not active:
+            return
+        for run, loss, correct, count in train_step(lm, active):
+            tell(_step_event(run, loss, correct, count))
+        for run in active:
+            if run.progress.step % run.evaluation_interval == 0 or run.progress.step >= run.options.steps:
+                tell(_evaluate(lm, run))
+        yield step
 
 
 def remove_checkpoint(path: Path) -> None:
