@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -303,6 +304,21 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
     with PredictionFile.open(out, digests, "float32") as file:
         file.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_folder_that_takes_no_files_is_not_taken_for_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refused(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path).startswith(str(tmp_path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refused)  # as /proc does
+    with pytest.raises(CorpusError, match=r"no file can be written in .* \(No such file or directory\)"):
+        PredictionFile.open(tmp_path / "a.jsonl", {"x": "1"}, "float32")
 
 
 def test_rows_of_fewer_prompts_are_not_thrown_away(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,9 +63,9 @@ class PredictionFile:
         """Find what is answered already; failed clips are not. Starts `OUT.part`, without what was cut off in it.
 
         No other run can open the file until it is closed. UsageError for a kind of file that is not written here.
-        CorpusError while another run has it open, or when it holds something else, answers of other prompts, in
-        another precision or over another number of copies, unless `force` starts it anew: then only what a stopped
-        run with `force` answered of the same is kept.
+        CorpusError while another run has it open, where no file can be written, or when it holds something else,
+        answers of other prompts, in another precision or over another number of copies, unless `force` starts it anew:
+        then only what a stopped run with `force` answered of the same is kept.
         """
         if out.suffix not in READERS:
             raise UsageError(f"{out} is written by its ending; take one of {', '.join(READERS)}")
@@ -83,6 +84,9 @@ class PredictionFile:
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            _check_takes_files(
+                self.out.parent
+            )  # where none can be made, the lock's is missing as if it were held
             raise CorpusError(
                 f"another run is writing {self.out}; wait for it, or choose another --out"
             ) from None
@@ -228,6 +232,17 @@ def _parsed(line: str) -> Row | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) and "id" in row else None
+
+
+def _check_takes_files(folder: Path) -> None:
+    """CorpusError when no file can be written in a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CorpusError(
+            f"no file can be written in {folder} ({error.strerror or error}); choose another --out"
+        ) from None
 
 
 def _old_rows(out: Path) -> Iterator[Row]:
