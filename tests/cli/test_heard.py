@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cli.material import Run
+from speechprompt.prompting import heard
+from speechprompt.prompting.heard import count_heard, heard_in
 from speechprompt.speech.manifest import Corpus
+from speechprompt.testing import toy_corpus
 
 KNOWN = "scored utterances are ones that the prompt trained on"
 
@@ -19,10 +24,10 @@ def test_the_same_clips_under_other_ids_are_counted(
     slot = next(iter(folder.slots))
     table.write_text("\n".join([f"audio,{slot}", *lines]) + "\n")
     scored = Corpus.read(table).split("test")
-    heard = [u for u in scored if u.audio is not None and files[u.audio].split in ("train", "valid")]
-    assert heard
+    known = [u for u in scored if u.audio is not None and files[u.audio].split in ("train", "valid")]
+    assert known
     for command in (("evaluate", pitch, table), ("report", pitch, table, "--out", tmp_path / "page.html")):
-        assert f"{len(heard)} of {len(scored)} {KNOWN}" in run(*command, "--lm", toy).err
+        assert f"{len(known)} of {len(scored)} {KNOWN}" in run(*command, "--lm", toy).err
 
 
 def test_the_source_that_it_trained_on_has_none(
@@ -32,3 +37,14 @@ def test_the_source_that_it_trained_on_has_none(
     assert f"{len(Corpus.read(clips).split('train'))} of" in (
         run("evaluate", pitch, clips, "--lm", toy, "--split", "train").err
     )
+
+
+def test_of_a_large_corpus_a_part_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = toy_corpus(60).utterances
+    whole = heard_in(rows)
+    assert count_heard(whole, rows) == 60
+    monkeypatch.setattr(heard, "MOST_HEARD", 20)
+    part = heard_in(rows)
+    assert part.tolist() == whole.tolist()[:20]
+    assert count_heard(part, rows) == 20
+    assert count_heard(None, rows) == 0

@@ -154,7 +154,7 @@ def corpus_for(
     """
     from speechprompt.evaluation.as_trained import as_trained
     from speechprompt.prompting.artifact import check_tokenizer
-    from speechprompt.prompting.heard import count_heard
+    from speechprompt.prompting.heard import MOST_HEARD, count_heard
     from speechprompt.speech.recordings import copies
     from speechprompt.speech.splits import unheard_labels
 
@@ -171,8 +171,9 @@ def corpus_for(
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
     count, heard = copies(corpus, split), count_heard(artifact.heard, corpus.split(split))
     if heard > count:
+        least = "" if artifact.heard is None or len(artifact.heard) < MOST_HEARD else "at least "
         terminal.notice(
-            f"{heard} of {len(corpus.split(split))} scored utterances are ones that the prompt trained on or was "
+            f"{least}{heard} of {len(corpus.split(split))} scored utterances are ones that the prompt trained on or was "
             "validated on, which flatters its accuracy; score clips that it has not heard, or the source that it "
             "trained on, whose splits keep them apart"
         )
