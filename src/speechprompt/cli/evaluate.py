@@ -173,8 +173,8 @@ def corpus_for(
     if heard > count:
         least = "" if artifact.heard is None or len(artifact.heard) < MOST_HEARD else "at least "
         terminal.notice(
-            f"{least}{heard} of {len(corpus.split(split))} scored utterances are ones that the prompt trained on or was "
-            "validated on, which flatters its accuracy; score clips that it has not heard, or the source that it "
+            f"{least}{heard} of {len(corpus.split(split))} scored utterances are ones that the prompt trained on or "
+            "was validated on, which flatters its accuracy; score clips that it has not heard, or the source that it "
             "trained on, whose splits keep them apart"
         )
     if count:
