@@ -3,9 +3,9 @@
     python benchmarks/hearings.py recipes/table.toml --material DATA --row digits --members 8 --copies 4 --out FOLDER
 
 Test rows are dropped. The i-th clip of each speaker and label is held out in fold i mod K, a tenth of the other clips
-validates, and the row's prompts train on the rest as they do in `table`. Prints the share of all held-out clips that
-the first so many prompts answer rightly together, heard once and over copies at other speeds, what fewer prompts lose,
-and the n-gram SVM over the same copies. FOLDER keeps the scores of each fold.
+validates, and the row's prompts train on the rest as they do in `table` without `rotate_validation`. Prints the share
+of all held-out clips that the first so many prompts answer rightly together, heard once and over copies at other
+speeds, what fewer prompts lose, and the n-gram SVM over the same copies. FOLDER keeps the scores of each fold.
 """
 
 from __future__ import annotations

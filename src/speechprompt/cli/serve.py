@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from speechprompt.cli.commands import ArtifactLm, Device, Dtype, Threads, add_co
 from speechprompt.cli.materials import open_spoken_lm
 from speechprompt.cli.terminal import Terminal
 from speechprompt.errors import MissingExtra, SpeechPromptError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 TOKEN_VARIABLE = "SPEECHPROMPT_TOKEN"
 
@@ -36,6 +33,16 @@ def _finite(value: float) -> float:
     return value
 
 
+Deadline = Annotated[
+    float, typer.Option("--deadline", min=0.1, callback=_finite, help="Seconds to answer in by default.")
+]
+Longest = Annotated[float, typer.Option("--max-seconds", min=0.1, callback=_finite, help="Longest clip.")]
+Drain = Annotated[
+    float,
+    typer.Option("--drain", min=0, callback=_finite, help="Seconds to serve on, not ready, after SIGTERM."),
+]
+
+
 def serve(
     terminal: Terminal,
     folder: Folder,
@@ -48,23 +55,13 @@ def serve(
             help=f"File with the bearer token that may change tasks; else the variable {TOKEN_VARIABLE}.",
         ),
     ] = None,
-    deadline: Annotated[
-        float,
-        typer.Option("--deadline", min=0.1, callback=_finite, help="Seconds to answer in by default."),
-    ] = 10.0,
+    deadline: Deadline = 10.0,
     max_bytes: Annotated[int, typer.Option("--max-bytes", min=1, help="Largest body.")] = 25 * 2**20,
     max_held_bytes: Annotated[
         int, typer.Option("--max-held-bytes", min=1, help="All bodies together; a client gets half.")
     ] = 2**30,
-    max_seconds: Annotated[
-        float, typer.Option("--max-seconds", min=0.1, callback=_finite, help="Longest clip.")
-    ] = 600.0,
-    drain: Annotated[
-        float,
-        typer.Option(
-            "--drain", min=0, callback=_finite, help="Seconds to serve on, not ready, after SIGTERM."
-        ),
-    ] = 0.0,
+    max_seconds: Longest = 600.0,
+    drain: Drain = 0.0,
     client_header: Annotated[
         str | None,
         typer.Option("--client-header", help="Header in which a proxy names the client, for fairness."),

@@ -23,9 +23,9 @@ _TEST = (
     "with options, versions and the LM of each line).\n\n"
     "Where a row's options ask for copies at other speeds, its prompts train on them (`speed_copies`) and "
     "answer with the mean over them (`answer_copies`); so does `n-gram copies`. `n-gram tuned` has all that "
-    "prompts have: the copies, if they help on validation, strength and balance chosen there, and the "
-    "validation clips to learn from in the end. All other baselines and `cnn` hear the recordings once, and "
-    "learn from training clips only."
+    "prompts have but how long units last: the copies, if they help on validation, strength and balance chosen "
+    "there, and the validation clips to learn from in the end. All other baselines and `cnn` hear the "
+    "recordings once, and learn from training clips only."
 )
 _VALID = "Accuracy in percent on validation, to choose options by; no test is shown."
 _MARKS = (

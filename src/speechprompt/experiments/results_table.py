@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.errors import CorpusError, SpeechPromptError, UnknownName, UsageError, WorkError
@@ -55,6 +55,15 @@ from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.spoken_lm import SpokenLM
 
 
+class _Point(NamedTuple):
+    """What the cells of a line are measured on; `spoken_lm` None where no method asks one."""
+
+    row: TableRow
+    rounds: Sequence[Round]
+    spoken_lm: SpokenLM | None
+    shot: int | None
+
+
 @dataclass
 class Study:
     """What all rows share. `lms` loads a spoken LM by the name that rows use, onto `device`; `out` holds the cells.
@@ -81,12 +90,12 @@ class Study:
     reused: int = 0
     notices: list[str] = field(default_factory=list)
     _held: tuple[object, Corpus] | None = None
-    _rounds: dict[tuple[str, int | None], list[Round]] = field(default_factory=dict)
+    _points: dict[tuple[str, int | None], _Point] = field(default_factory=dict)
 
     def lines(self, row: TableRow) -> list[Line]:
         """A row's lines: one for each LM, and for each point of its learning curve."""
         found = []
-        self._rounds.clear()
+        self._points.clear()
         for name in row.lms:
             for shot in row.shots or (None,):
                 line = Line(row.name, row.title, name, row.known, row.aim, shot)
@@ -107,12 +116,12 @@ class Study:
             methods = [m for m in methods if m not in ("mfcc n-gram", NGRAM_COPIES)]
         if not self.declaration.options(row, NGRAM_COPIES):
             methods = [m for m in methods if m != NGRAM_COPIES]
-        cells = {m: self._cells(row, m, rounds, spoken_lm, shot) for m in methods}
+        point = self._points[name, shot] = _Point(row, rounds, spoken_lm, shot)
+        cells = {m: self._cells(m, point) for m in methods}
         whole = {m: found for m, found in cells.items() if found is not None}
         missing = [m for m in methods if m not in whole]
         facts = facts_of(name, spoken_lm, corpus, row, whole, self.declaration, self.device)
-        facts["inputs"] = {m: self._inputs(row, m, rounds, spoken_lm, shot) for m in whole}
-        self._rounds[name, shot] = rounds
+        facts["inputs"] = {m: self._inputs(m, point) for m in whole}
         prompts = whole.get("prompt")
         line = replace(
             line,
@@ -135,13 +144,12 @@ class Study:
         for one in earlier:
             if (one.spoken_lm, one.shots) != (line.spoken_lm, line.shots):
                 continue
-            rounds = self._rounds.get((line.spoken_lm, line.shots))
+            point = self._points.get((line.spoken_lm, line.shots))
             others = [m for m in one.facts.get("cells", {}) if m not in line.facts.get("cells", {})]
-            if rounds is not None and one.facts:
-                spoken_lm, shot = self.loaded.get(line.spoken_lm), line.shots
-                line = grown(line, one, {m: self._inputs(row, m, rounds, spoken_lm, shot) for m in others})
+            if point is not None and one.facts:
+                line = grown(line, one, {m: self._inputs(m, point) for m in others})
                 if not self.tuning:
-                    line = scored(line, drawn_groups(_tested(row, rounds)), row.folds is not None)
+                    line = scored(line, drawn_groups(_tested(row, point.rounds)), row.folds is not None)
             found = kept(line, one)
             if gone := [method for method in others if method not in found.facts.get("cells", {})]:
                 of = f"{row.name}, {line.spoken_lm}: {', '.join(gone)}"
@@ -149,33 +157,19 @@ class Study:
             return found
         return line
 
-    def _inputs(
-        self,
-        row: TableRow,
-        method: str,
-        rounds: Sequence[Round],
-        spoken_lm: SpokenLM | None,
-        shot: int | None,
-    ) -> str:
+    def _inputs(self, method: str, point: _Point) -> str:
         """Hash of all that a method's cells depend on, but for the LM; empty where a row without audio needs it."""
         try:
-            parts = [one.inputs for one in self._measures(row, method, rounds, spoken_lm, shot)]
+            parts = [one.inputs for one in self._measures(method, point)]
         except CorpusError:
             return ""
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
-    def _measures(
-        self,
-        row: TableRow,
-        method: str,
-        rounds: Sequence[Round],
-        spoken_lm: SpokenLM | None,
-        shot: int | None,
-    ) -> list[Measure]:
+    def _measures(self, method: str, point: _Point) -> list[Measure]:
         """A method on each round; one that draws nothing answers once for all seeds."""
-        options = (
-            self.declaration.options(row, method) if method in (*DRAWN, NGRAM_COPIES, NGRAM_TUNED) else {}
-        )
+        row, rounds, spoken_lm, shot = point
+        takes = method in (*DRAWN, NGRAM_COPIES, NGRAM_TUNED)
+        options = self.declaration.options(row, method) if takes else {}
         same = method not in DRAWN and row.folds is None and shot is None
         return [
             Measure(method, one, spoken_lm, options, self.out / "cells", self.device)
@@ -245,25 +239,18 @@ class Study:
             self._held = identity, corpus
         return self._held[1], self.loaded.get(name)
 
-    def _cells(
-        self,
-        row: TableRow,
-        method: str,
-        rounds: Sequence[Round],
-        spoken_lm: SpokenLM | None,
-        shot: int | None,
-    ) -> list[Cell] | None:
+    def _cells(self, method: str, point: _Point) -> list[Cell] | None:
         """A method's cell of each round; None when the time is up before all are there."""
         found = []
-        for measure in self._measures(row, method, rounds, spoken_lm, shot):
+        for measure in self._measures(method, point):
             cell = measure.load()
             if cell is not None:
                 self.reused += 1
             elif self.deadline is not None and time.monotonic() > self.deadline:
                 return None
             else:
-                point = "" if shot is None else f" {shot} shots"
-                with self.stage(f"{row.name}{point}: {method} {measure.round.name}") as update:
+                few = "" if point.shot is None else f" {point.shot} shots"
+                with self.stage(f"{point.row.name}{few}: {method} {measure.round.name}") as update:
                     cell = measure.run(self.features, update)
                 self.measured += 1
             found.append(cell)

@@ -44,6 +44,10 @@ def training_options(values: Mapping[str, Any], seed: int) -> Asked:
     rotates = changes.pop("rotate_validation", False)
     if not isinstance(rotates, bool):
         raise UsageError(f"'rotate_validation' is true or false, not {rotates!r}")
+    if rotates and members == 1:
+        raise UsageError(
+            "'rotate_validation' is for several prompts; give the row an 'ensemble' of two or more"
+        )
     return Asked(TrainingOptions.of_recipe(recipe, {**changes, "seed": seed}), members, copies, rotates)
 
 
