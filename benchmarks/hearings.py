@@ -25,13 +25,14 @@ from speechprompt.encoding import encode_corpus, with_speed_copies
 from speechprompt.evaluation.baselines import NgramBaseline
 from speechprompt.evaluation.evaluate import with_answer_copies
 from speechprompt.experiments.methods import prompt_run
-from speechprompt.experiments.table_options import MEMBER_SEEDS, training_options
+from speechprompt.experiments.table_options import training_options
 from speechprompt.experiments.table_rounds import find_source, read_row
 from speechprompt.experiments.table_rows import read_declaration
 from speechprompt.metrics import paired_difference_interval
 from speechprompt.prompting.answer_copies import hearings_of
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.finishing import scores_of
+from speechprompt.prompting.members import MEMBER_SEEDS
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import train_runs
@@ -61,7 +62,7 @@ def fold_scores(
     corpus: Corpus, lm: SpokenLM, values: dict[str, Any], members: int, copies: int
 ) -> dict[str, Any]:
     """Scores (members, hearings, n, C) of prompts and (hearings, n, C) of the n-gram SVM, and targets (n)."""
-    options, *_ = training_options(values, 0)
+    options = training_options(values, 0).options
     corpus = with_speed_copies(encode_corpus(corpus, lm).corpus, lm, [options.copying]).corpus
     for split in SPLITS:
         corpus = with_answer_copies(corpus, lm, split, copies)

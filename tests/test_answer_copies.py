@@ -212,7 +212,7 @@ def test_the_cells_of_a_table_are_what_prompts_and_ngrams_answer_over_copies(
 ) -> None:
     spoken = spoken_of(ToyTokenizer())
     values = {"steps": 8, "evaluations": 2, "prompt_length": 2, "speed_copies": 2, "answer_copies": 2}
-    options, _, copies, _ = training_options(values, 0)
+    options, copies = training_options(values, 0)
     whole = encode_corpus(corpus, spoken).corpus
     whole = with_speed_copies(whole, spoken, [options.copying]).corpus
     whole = with_speed_copies(whole, spoken, [AnswerCopies(copies)], splits=("valid", "test")).corpus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from speechprompt.lms.batch import UnitBatch, collate
 from speechprompt.lms.protocol import UnitLM
-from speechprompt.prompting.artifact import Artifact, PromptConfig
+from speechprompt.prompting.artifact import Artifact, MemberConfig, PromptConfig
+from speechprompt.prompting.artifact_tensors import Member
 from speechprompt.prompting.bank import Bank, TaskPrompt
+from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
@@ -105,3 +108,22 @@ def run_of(lm: UnitLM, name: str = "toy", recipe: str = "default", **changes: ob
         short |= {"by_epoch": False, "patience": 3}
     options = TrainingOptions.of_recipe(recipe, {**short, **changes})
     return Run(name, new_entry(TASK, lm, options, TRAIN.units, TRAIN.targets), options, TRAIN, VALID)
+
+
+def together_of(*alone: Artifact) -> Artifact:
+    """Artifacts that each answer alone, as one whose prompts answer together."""
+    first, *others = alone
+    configs = [one.config for one in alone]
+    members = [
+        MemberConfig(seed=i, streams=one.streams, temperatures=one.temperatures)
+        for i, one in enumerate(configs)
+    ]
+    trained = sum(one.config.trained_parameters for one in alone)
+    config = first.config.model_copy(
+        update={"members": members, "temperatures": {}, "trained_parameters": trained}
+    )
+    return replace(
+        first,
+        config=config,
+        others=tuple(Member(one.entry, Calibration(one.config.temperatures), one.domain) for one in others),
+    )

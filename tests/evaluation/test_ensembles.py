@@ -7,7 +7,6 @@ import torch
 
 from speechprompt.errors import UsageError
 from speechprompt.evaluation.ensembles import (
-    combined,
     ensemble_scores,
     evaluate_ensemble,
     trained_parameters,
@@ -15,6 +14,7 @@ from speechprompt.evaluation.ensembles import (
 from speechprompt.evaluation.evaluate import evaluate
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.finishing import scores_of
+from speechprompt.prompting.members import combined
 from speechprompt.prompting.task import Task
 from toys import CORPUS, SPOKEN, TASK, TEST, artifact_of, entry_of
 

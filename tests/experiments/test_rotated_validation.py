@@ -9,15 +9,15 @@ import pytest
 
 from experiments.test_results_table import another, table_of
 from speechprompt.errors import UsageError
-from speechprompt.evaluation.ensembles import combined
 from speechprompt.experiments.methods import prompt_run
 from speechprompt.experiments.results_table import Study
 from speechprompt.experiments.table_cells import FeatureCache, Measure
-from speechprompt.experiments.table_options import MEMBER_SEEDS, copied_splits, training_options
-from speechprompt.experiments.table_rounds import Round, divisions
+from speechprompt.experiments.table_options import copied_splits, training_options
+from speechprompt.experiments.table_rounds import Round
 from speechprompt.metrics import accuracy
 from speechprompt.prompting.answer_copies import answer_scores
 from speechprompt.prompting.calibration import Calibration
+from speechprompt.prompting.members import MEMBER_SEEDS, combined, divisions
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import train_runs
@@ -33,7 +33,7 @@ OPTIONS = {"steps": 6, "evaluations": 2, "prompt_length": 2, "ensemble": 3, "rot
 
 def test_each_division_validates_on_other_clips_and_none_on_test() -> None:
     one = Round(CORPUS, WORDS, 0, "seed0")
-    found = divisions(one, 3)
+    found = divisions(one.corpus, 3)
     assert found[0] == (one.rows("train"), one.rows("valid"))
     learnt = {u.id for u in (*one.rows("train"), *one.rows("valid"))}
     held: list[str] = []
@@ -43,23 +43,23 @@ def test_each_division_validates_on_other_clips_and_none_on_test() -> None:
         assert {u.speaker for u in train}.isdisjoint({u.speaker for u in valid})
         held += [u.id for u in valid]
     assert len(set(held)) == len(held)
-    assert divisions(one, 1) == found[:1]
-    many = divisions(one, 6)
+    assert divisions(one.corpus, 1) == found[:1]
+    many = divisions(one.corpus, 6)
     assert many[1] == many[4]  # three parts only: they are taken in turn
 
 
 def test_speakers_are_mixed_where_the_test_of_validation_knows_them() -> None:
     known = replace(CORPUS, utterances=tuple(replace(u, speaker="s" + u.id[-2]) for u in CORPUS.utterances))
-    mixed = divisions(Round(known, WORDS, 0, "seed0"), 2)[1]
+    mixed = divisions(known, 2)[1]
     assert not {u.speaker for u in mixed[0]}.isdisjoint({u.speaker for u in mixed[1]})
 
 
 def test_the_cell_is_such_an_ensemble(tmp_path: Path) -> None:
     one = Round(CORPUS, WORDS, 0, "seed0")
-    options, members, _, rotates = training_options(OPTIONS, 0)
-    assert (members, rotates) == (3, True)
+    options, _ = training_options(OPTIONS, 0)
+    assert (options.ensemble, options.rotate_validation) == (3, True)
     judged, asked = [], []
-    for member, (train, valid) in enumerate(divisions(one, 3)):
+    for member, (train, valid) in enumerate(divisions(one.corpus, 3)):
         own = options.model_copy(update={"seed": MEMBER_SEEDS * member})
         examples = Examples.to_train(WORDS, train, own), Examples.of(WORDS, valid)
         lm, run = prompt_run(SPOKEN.lm, WORDS, own, *examples)
@@ -119,9 +119,12 @@ def test_a_table_asks_for_it(study: Study, tmp_path: Path) -> None:
     declared = tmp_path / "table.toml"
     text = declared.read_text()
     for wrong, message in (
-        (text.replace("rotate_validation = true", 'rotate_validation = "yes"'), "is true or false"),
-        (text.replace("ensemble = 2\n", ""), "is for several prompts"),
+        (
+            text.replace("rotate_validation = true", 'rotate_validation = "often"'),
+            "'rotate_validation'.*boolean",
+        ),
+        (text.replace("ensemble = 2\n", ""), "ask for --ensemble"),
     ):
         declared.write_text(wrong)
-        with pytest.raises(UsageError, match=f"'rotate_validation' {message}"):
+        with pytest.raises(UsageError, match=message):
             table_of(another(tmp_path))

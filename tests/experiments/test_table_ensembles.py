@@ -34,10 +34,10 @@ OPTIONS = {
 
 def one_by_one(one: Round, ngrams: int) -> list[Artifact]:
     """The members, each trained on its own; n-grams are beside the first."""
-    options, members, _, _ = training_options(OPTIONS, one.seed)
+    options, _ = training_options(OPTIONS, one.seed)
     train, valid = (Examples.of(one.task, one.rows(split)) for split in ("train", "valid"))
     found = []
-    for member in range(members):
+    for member in range(options.ensemble):
         chosen = options.model_copy(
             update={"seed": one.seed + 1000 * member, "ngrams": 0 if member else ngrams}
         )

@@ -121,11 +121,14 @@ def with_copies(
     corpus: Corpus,
     spoken_lm: SpokenLM,
     terminal: Terminal,
-    variants: Iterable[TrainingOptions],
-    splits: Sequence[str] | None = ("train",),
+    variants: Sequence[TrainingOptions],
+    every_split: bool = False,
 ) -> Corpus:
     """The encoded corpus with the copies at other speeds that training options ask for; tells progress and notices."""
+    from speechprompt.prompting.recipes import taught_splits
+
     wanted = {options.copying for options in variants if options.speed_copies}
+    splits = None if every_split else taught_splits(variants)
     return _heard(corpus, spoken_lm, terminal, sorted(wanted), splits) if wanted else corpus
 
 

@@ -46,6 +46,7 @@ def _parts(folder: Path, config: PromptConfig, metrics: Mapping[str, Any]) -> li
         "method": f"{config.method}, length {config.prompt_length}",
         "verbalizer": f"{config.verbalizer_name}, {config.decoding}",
         "trained parameters": f"{config.trained_parameters:,}",
+        "prompts": f"{len(config.members)} that answer together" if config.members else None,
         "recipe": f"{config.recipe}, seed {config.seed}",
         "data": f"{corpus.get('name')} ({counts})",
         "abstains": _abstention(config.threshold, metrics),

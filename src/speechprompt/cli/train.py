@@ -131,7 +131,9 @@ def train(
 
         drawn = drawn_folds(corpora[0], folds)  # of all utterances, as evaluate draws them again
         corpus = encoded(corpora[0], spoken_lm, terminal, skip_unreadable)
-        corpus = with_copies(corpus, spoken_lm, terminal, [options], splits=None)  # every fold trains in turn
+        corpus = with_copies(
+            corpus, spoken_lm, terminal, [options], every_split=True
+        )  # every fold trains in turn
         document, parts = train_folds(terminal, corpus, spoken_lm, options, out, drawn, shots, initial, force)
         terminal.show(document, *parts)
         return
@@ -191,6 +193,12 @@ def document_of(artifact: Artifact, out: Path) -> dict[str, Any]:
     }
 
 
+def _of_all(artifact: Artifact) -> str:
+    """How many prompts the parameters are those of, where they are several."""
+    count = len(artifact.members)
+    return f" in {count} prompts that answer together" if count > 1 else ""
+
+
 def _facts(artifact: Artifact, out: Path) -> Any:
     config, valid = artifact.config, artifact.metrics["valid"]
     return pairs(
@@ -198,7 +206,7 @@ def _facts(artifact: Artifact, out: Path) -> Any:
             "prompt": str(out),
             "answers": ", ".join(f"{slot} ({len(labels)} labels)" for slot, labels in config.slots.items()),
             "valid accuracy": f"{percent(valid['accuracy'])} at step {valid['step']}",
-            "trained parameters": f"{config.trained_parameters:,} on the frozen {config.spoken_lm}",
+            "trained parameters": f"{config.trained_parameters:,}{_of_all(artifact)} on the frozen {config.spoken_lm}",
             "seconds": artifact.metrics["training_seconds"],
         }
     )

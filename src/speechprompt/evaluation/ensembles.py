@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from speechprompt.encoding import check_lengths, encode_corpus
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from speechprompt.lms.protocol import UnitLM
     from speechprompt.prompting.artifact import Artifact
-    from speechprompt.prompting.calibration import Calibration
 
 
 def evaluate_ensemble(
@@ -70,7 +69,8 @@ def ensemble_scores(
 
     UsageError unless all members answer the same slots with the same labels in the same order.
     """
-    from speechprompt.prompting.answer_copies import answer_scores
+    from speechprompt.prompting.answer_copies import artifact_scores
+    from speechprompt.prompting.members import combined
 
     task = artifacts[0].entry.task
     for artifact in artifacts:
@@ -80,19 +80,7 @@ def ensemble_scores(
                 "answer together"
             )
     members = [
-        (artifact.config.calibration, answer_scores(lm, artifact.entry, utterances, copies))
+        (artifact.config.calibration, artifact_scores(lm, artifact, utterances, copies))
         for artifact in artifacts
     ]
     return combined(members)
-
-
-def combined(members: Sequence[tuple[Calibration, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
-    """Log-probabilities (n,C) of every slot from each member's calibration and its own log-probabilities."""
-    import torch
-
-    return {
-        slot: torch.stack([calibration.cooled(slot, scores[slot]) for calibration, scores in members])
-        .mean(0)
-        .log_softmax(1)
-        for slot in members[0][1]
-    }

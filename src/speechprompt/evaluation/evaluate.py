@@ -104,8 +104,14 @@ def evaluate(
     Decoding is constrained to each slot's labels; `free` adds the accuracy of the reference's free greedy
     decoding, in which an answer that is no label is wrong. With `copies` the prompt, not the baselines, hears every
     utterance at so many other speeds too (answer_copies.py). CorpusError when the split is empty or has a label
-    that the artifact does not know; UsageError when `free` and its outputs have no end, or for odd `copies`.
+    that the artifact does not know; UsageError when `free` and its outputs have no end or several prompts answer
+    together, or for odd `copies`.
     """
+    if free and artifact.others:
+        raise UsageError(
+            f"the {len(artifact.members)} prompts of '{artifact.name}' choose among labels together and cannot decode "
+            "freely; leave --free out"
+        )
     if free and not artifact.entry.verbalizer.can_end:
         raise UsageError(
             f"'{artifact.name}' has outputs for labels only, so it cannot decode freely; leave --free out, or train "
@@ -136,10 +142,10 @@ def answers(
     lm: UnitLM, artifact: Artifact, utterances: Sequence[Utterance], copies: int = 0
 ) -> list[AnsweredUtterance]:
     """What the artifact answers to each utterance, calibrated, in order; over so many copies too."""
-    from speechprompt.prompting.answer_copies import answer_scores
+    from speechprompt.prompting.answer_copies import artifact_scores
 
     task, calibration = artifact.entry.task, artifact.config.calibration
-    scores = answer_scores(lm, artifact.entry, utterances, copies)
+    scores = artifact_scores(lm, artifact, utterances, copies)
     columns = {}
     for slot, labels in task.slots.items():
         probabilities = calibration.apply(slot, scores[slot])

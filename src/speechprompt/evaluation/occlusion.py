@@ -16,6 +16,7 @@ from torch import Tensor
 from speechprompt.errors import UnitsError
 from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.artifact_tensors import Member
 from speechprompt.prompting.bank import Bank, BankEntry
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.classifier import classify
@@ -84,6 +85,28 @@ def occlude(
         )
         place = last
     return found
+
+
+def occlude_together(
+    lm: UnitLM, members: Sequence[Member], utterances: Sequence[Units], most_spans: int = MOST_SPANS
+) -> list[Occlusion]:
+    """The same for prompts that answer together: the mean of their calibrated log-probabilities."""
+    told = [occlude(lm, member.entry, utterances, most_spans) for member in members]
+    if len(told) == 1:
+        return told[0]
+
+    def mean(slot: str, tables: Sequence[Tensor]) -> Tensor:
+        cooled = [m.calibration.cooled(slot, table) for m, table in zip(members, tables, strict=True)]
+        return torch.stack(cooled).mean(0)
+
+    return [
+        Occlusion(
+            each[0].spans,
+            {slot: mean(slot, [one.scores[slot] for one in each]) for slot in each[0].scores},
+            {slot: mean(slot, [one.without[slot] for one in each]) for slot in each[0].without},
+        )
+        for each in zip(*told, strict=True)
+    ]
 
 
 def pooled(windows: Sequence[Occlusion]) -> list[Occlusion]:

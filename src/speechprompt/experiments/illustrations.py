@@ -34,13 +34,12 @@ def illustrated(
 
     `utterances` are those that were scored, with units. Side effects: reads the examples' audio files.
     """
-    from speechprompt.evaluation.occlusion import occlude
+    from speechprompt.evaluation.occlusion import occlude_together
 
     by_id = {utterance.id: utterance for utterance in utterances}
     chosen = [by_id[example.id] for example in examples]
-    occlusions = occlude(
-        spoken_lm.lm, artifact.entry, [u.units for u in chosen if u.units is not None], SPAN_COUNT
-    )
+    units = [u.units for u in chosen if u.units is not None]
+    occlusions = occlude_together(spoken_lm.lm, artifact.members, units, SPAN_COUNT)
     return tuple(
         _illustrated(example, utterance, occlusion, artifact, spoken_lm)
         for example, utterance, occlusion in zip(examples, chosen, occlusions, strict=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from speechprompt.corpora.registry import list_corpora
-from speechprompt.errors import SpeechPromptError, UnknownName
+from speechprompt.errors import SpeechPromptError, UnknownName, UsageError
 from speechprompt.evaluation.reports import (
     BaselineScore,
     Report,
@@ -155,6 +155,8 @@ class Study:
         if self.recipe == "paper" and paper is not None:
             changes = {"batch_size": paper.batch_size, **changes}
         first = TrainingOptions.of_recipe(self.recipe, changes)
+        if first.ensemble > 1:
+            raise UsageError("the paper's prompts answer alone, one a seed; leave 'ensemble' out")
         return [first.model_copy(update={"seed": first.seed + i}) for i in range(self.seeds)]
 
     def results(self, names: Sequence[str]) -> Iterable[RowResult]:

@@ -33,6 +33,8 @@ def task_section(
     artifact: Artifact, evaluation: Evaluation, spoken_lm: SpokenLM, utterances: Sequence[Utterance]
 ) -> TaskSection:
     """The section of one task; `utterances` are those that were scored, with units, for the examples."""
+    count = len(artifact.members)
+    notices = (f"{count} prompts answer together; the verbalizer is the first's.",) if count > 1 else ()
     examples = pick_examples(evaluation.rows, artifact.entry.task.slots)
     return TaskSection(
         name=evaluation.name,
@@ -43,6 +45,7 @@ def task_section(
         learning=learning_of(artifact),
         verbalizers=verbalizers_of(artifact, spoken_lm.lm),
         examples=illustrated(examples, artifact, spoken_lm, utterances),
+        notices=notices,
     )
 
 

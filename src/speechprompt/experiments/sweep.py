@@ -95,7 +95,7 @@ class Sweep:
     def _train(self, proposed: Sequence[Changes], known: int, tell: Listener) -> list[tuple[Trial, Artifact]]:
         from speechprompt.encoding import with_speed_copies
         from speechprompt.prompting.joint import Job, train_jobs
-        from speechprompt.prompting.recipes import TrainingOptions
+        from speechprompt.prompting.recipes import TrainingOptions, taught_splits
 
         fixed = self.options.given()
         jobs = [
@@ -107,8 +107,9 @@ class Sweep:
             )
             for place, changes in enumerate(proposed)
         ]
-        wanted = [job.options.copying for job in jobs]
-        self.corpus = with_speed_copies(self.corpus, self.spoken_lm, wanted).corpus
+        variants = [job.options for job in jobs]
+        wanted, taught = [options.copying for options in variants], taught_splits(variants)
+        self.corpus = with_speed_copies(self.corpus, self.spoken_lm, wanted, splits=taught).corpus
         jobs = [replace(job, corpus=self.corpus) for job in jobs]
         artifacts = train_jobs(jobs, self.spoken_lm, tell, self.folder / CHECKPOINT)
         found = []

@@ -19,15 +19,14 @@ import torch
 from torch import Tensor
 
 from speechprompt.evaluation.baselines import NgramBaseline, all_single
-from speechprompt.evaluation.ensembles import combined
 from speechprompt.evaluation.evaluate import run_baselines
 from speechprompt.experiments.answers import load_value, save_value
 from speechprompt.experiments.demo import Update
 from speechprompt.experiments.methods import load_learners, prompt_run
 from speechprompt.experiments.mfcc_units import Features, mfcc_features, mfcc_units
 from speechprompt.experiments.table_ngrams import NgramAnswers, named, ngrams_over_copies, tuned_ngrams
-from speechprompt.experiments.table_options import MEMBER_SEEDS, TRAINED, copied_splits, training_options
-from speechprompt.experiments.table_rounds import Round, audio_keys, divisions, labels_of
+from speechprompt.experiments.table_options import TRAINED, copied_splits, training_options
+from speechprompt.experiments.table_rounds import Round, audio_keys, labels_of
 from speechprompt.experiments.table_rows import NEEDS_LM, NGRAM_COPIES, NGRAM_TUNED
 from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
@@ -38,6 +37,7 @@ from speechprompt.prompting.answer_copies import answer_scores
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.finishing import processor, versions
+from speechprompt.prompting.members import combined, divisions_of, members_of
 from speechprompt.prompting.readings import OURS, stream_sizes
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, NgramFit, Run
@@ -149,7 +149,7 @@ class Measure:
         """Whether the LM, the verbalizer or the training looks at more of an utterance than its units' ids."""
         if self.spoken_lm is not None and set(stream_sizes(self._lm)) - {"units", *OURS}:
             return True
-        options = training_options(self.options, 0)[0] if self.method in TRAINED else None
+        options = training_options(self.options, 0).options if self.method in TRAINED else None
         return options is not None and (options.streams == "pace" or options.unit_jitter > 0)
 
     @property
@@ -238,25 +238,21 @@ class Measure:
 
     def _trained(self, update: Update) -> Cell:
         """A prompt, an ensemble of prompts (the first takes n-grams, if any), or the whole LM fine-tuned."""
-        options, members, copies, rotates = training_options(self.options, self.round.seed)
-        divided = divisions(self.round, members if rotates else 1)
-        task, validated = self.round.task, [divided[m if rotates else 0][1] for m in range(members)]
-        examples = [
-            (Examples.to_train(task, train, options), Examples.of(task, valid)) for train, valid in divided
-        ]
+        options, copies = training_options(self.options, self.round.seed)
+        task, divided = self.round.task, divisions_of(self.round.corpus, options)
+        validated = [valid for _, valid in divided]
         start = prompt_run if self.method == "prompt" else finetuning_run
-        started = []
-        for member in range(members):
-            own = {"seed": options.seed + MEMBER_SEEDS * member} | ({"ngrams": 0} if member else {})
-            one = options.model_copy(update=own)
-            started.append(start(self._lm, task, one, *examples[member if rotates else 0]))
+        started = [
+            start(self._lm, task, own, Examples.to_train(task, train, options), Examples.of(task, valid))
+            for own, (train, valid) in zip(members_of(options), divided, strict=True)
+        ]
         lm, runs = started[0][0], [run for _, run in started]
         self._train(lm, runs, update)
         entries = [run.entry for run in runs]
         scores, reached = self._together(lm, entries, validated, copies)
         last = runs[-1]
         details: dict[str, Any] = {
-            "prompts": members,
+            "prompts": options.ensemble,
             "steps": last.progress.step,
             "best_step": last.progress.best_step,
         }

@@ -169,33 +169,6 @@ def _few(corpus: Corpus, shot: int, seed: int) -> Corpus:
     )
 
 
-Division = tuple[tuple[Utterance, ...], tuple[Utterance, ...]]
-"""Utterances to train on and to validate on."""
-
-
-def divisions(one: Round, count: int) -> list[Division]:
-    """So many divisions of a round's train and valid; the first is its own, each further one validates on other clips.
-
-    They are parts of train about as large as valid, drawn by hash; speakers stay whole where those of valid do not
-    train. CorpusError where train has too few speakers for three parts.
-    """
-    train, valid = one.rows("train"), one.rows("valid")
-    found = [(train, valid)]
-    if count > 1:
-        new = {u.speaker for u in valid}.isdisjoint({u.speaker for u in train} - {None})
-        rows = train if new else tuple(replace(u, speaker=None) for u in train)
-        parts = folds(replace(one.corpus, utterances=rows, fold=None), max(3, round(len(train) / len(valid))))
-        for member in range(count - 1):
-            held = set(parts[member % len(parts)].test)
-            found.append(
-                (
-                    (*(u for u in train if u.id not in held), *valid),
-                    tuple(u for u in train if u.id in held),
-                )
-            )
-    return found
-
-
 def drawn_groups(utterances: Sequence[Utterance]) -> Sequence[str] | None:
     """What an interval over these utterances draws (`interval_groups`)."""
     return interval_groups([u.speaker for u in utterances], [u.id for u in utterances])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,9 +17,13 @@ from speechprompt.errors import CorpusError
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.finishing import scores_of
+from speechprompt.prompting.members import combined
 from speechprompt.prompting.run import Examples
 from speechprompt.speech.manifest import Utterance
 from speechprompt.speech.speeds import AnswerCopies
+
+if TYPE_CHECKING:
+    from speechprompt.prompting.artifact import Artifact
 
 
 def hearings_of(utterances: Sequence[Utterance], copies: int) -> list[list[Utterance]]:
@@ -52,3 +57,13 @@ def answer_scores(
     if len(found) == 1:
         return found[0]
     return {slot: torch.stack([scores[slot] for scores in found]).mean(0).log_softmax(1) for slot in found[0]}
+
+
+def artifact_scores(
+    lm: UnitLM, artifact: Artifact, utterances: Sequence[Utterance], copies: int = 0
+) -> dict[str, Tensor]:
+    """The same for an artifact: where several prompts answer together, the mean of their calibrated scores."""
+    told = [answer_scores(lm, member.entry, utterances, copies) for member in artifact.members]
+    if len(told) == 1:
+        return told[0]
+    return combined([(m.calibration, scores) for m, scores in zip(artifact.members, told, strict=True)])

@@ -15,30 +15,57 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from speechprompt.errors import ArtifactError, CorpusError, OutputExists
 from speechprompt.filesystem import replace_folder
-from speechprompt.lms.protocol import UnitLM
+from speechprompt.prompting.artifact_tensors import (
+    HEARD,
+    Member,
+    domains_of,
+    members_from,
+    read_tensors,
+    take_heard,
+    tensors_of,
+)
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.domain import Domain
-from speechprompt.prompting.kinds import Decoding, Method
-from speechprompt.prompting.prompt import Prompt
-from speechprompt.prompting.readings import sizes_of
+from speechprompt.prompting.kinds import MOST_MEMBERS, Decoding, Method
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.verbalizers import FixedVerbalizer, LearnableVerbalizer, Verbalizer
 from speechprompt.spoken_lm import SpokenLM
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, TENSORS, METRICS, CARD = "prompt_config.json", "prompt.safetensors", "metrics.json", "README.md"
-DOMAIN = "domain."
-"""What the names of a domain's tensors begin with; artifacts of 0.1.0 have none."""
-HEARD = "heard"
-"""The tensor of hashes of the clips that a prompt has heard; prompts from before it was kept have none."""
-LARGEST_TENSOR_FILE = 256 * 2**20
+
+Temperatures = dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+"""Temperature of each slot."""
+Streams = Annotated[
+    list[str],
+    Field(min_length=1, description="heads of the LM that the verbalizer reads, or its last 'state'"),
+]
+
+
+class MemberConfig(BaseModel):
+    """One of several prompts that answer together: its seed, what its verbalizer reads, and its own temperatures.
+
+    These count before the mean.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int
+    streams: Streams
+    temperatures: Temperatures = Field(default_factory=dict)
 
 
 class PromptConfig(BaseModel):
@@ -59,10 +86,8 @@ class PromptConfig(BaseModel):
     slots: dict[str, list[str]] = Field(min_length=1)
     verbalizer: Literal["fixed", "learnable"]
     verbalizer_name: str
-    streams: list[str] = Field(
-        ["units"], min_length=1, description="heads of the LM that the verbalizer reads, or its last 'state'"
-    )
-    temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    streams: Streams = ["units"]
+    temperatures: Temperatures = Field(default_factory=dict)
     threshold: float = Field(0.0, allow_inf_nan=False)
     trained_parameters: int
     recipe: str
@@ -72,6 +97,19 @@ class PromptConfig(BaseModel):
     corpus: dict[str, Any] = Field(
         description="name, licence, citation, split rule, utterances a split; the fold and the shots drawn, if any"
     )
+    members: list[MemberConfig] = Field(
+        default_factory=list,
+        max_length=MOST_MEMBERS,
+        description="the prompts that answer together; none where one answers alone",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A prompt that answers alone is written as before there were others."""
+        values: dict[str, Any] = dump(self)
+        if not self.members:
+            values.pop("members", None)
+        return values
 
     @property
     def calibration(self) -> Calibration:
@@ -83,7 +121,8 @@ class PromptConfig(BaseModel):
 class Artifact:
     """A trained prompt with its configuration and, where it was evaluated, its numbers.
 
-    `heard` (n,) int64 knows the clips that it trained on or was validated on (heard.py).
+    `heard` (n,) int64 knows the clips that it trained on or was validated on (heard.py). Where several prompts answer
+    together, `entry` is the first of `members` and `others` are the rest.
     """
 
     config: PromptConfig
@@ -92,6 +131,13 @@ class Artifact:
     path: Path | None = None
     domain: Domain | None = None
     heard: Tensor | None = None
+    others: tuple[Member, ...] = ()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All prompts that answer together, or the only one."""
+        own = self.config.members[0].temperatures if self.config.members else {}
+        return (Member(self.entry, Calibration(own), self.domain), *self.others)
 
     @property
     def name(self) -> str:
@@ -122,9 +168,7 @@ class Artifact:
     def _write(self, folder: Path) -> None:
         from safetensors.torch import save_file
 
-        tensors = {name: x.detach().cpu().clone() for name, x in self.entry.state_dict().items()}
-        if self.domain is not None:
-            tensors |= {DOMAIN + name: x.contiguous() for name, x in self.domain.tensors().items()}
+        tensors = {**tensors_of(self.members), **domains_of(self.members)}
         if self.heard is not None and len(self.heard):
             tensors[HEARD] = self.heard.contiguous()
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
@@ -141,11 +185,17 @@ class Artifact:
         path = Path(folder)
         config = read_config(path)
         check_fits(config, spoken_lm, path)
-        tensors = _tensors(path)
-        domain = _domain(tensors, spoken_lm.lm, path / TENSORS)
-        heard = _heard(tensors, path / TENSORS)
-        entry = _entry(config, tensors, spoken_lm.lm, path)
-        return cls(config, entry, read_metrics(path), path.resolve(), domain, heard)
+        try:
+            task = Task(config.task, {slot: tuple(labels) for slot, labels in config.slots.items()})
+        except CorpusError as error:
+            raise ArtifactError(f"{path / CONFIG} is damaged: {error}") from None
+        file = path / TENSORS
+        tensors = read_tensors(file)
+        heard = take_heard(tensors, file)
+        first, *others = members_from(config, task, tensors, spoken_lm.lm, file)
+        return cls(
+            config, first.entry, read_metrics(path), path.resolve(), first.domain, heard, tuple(others)
+        )
 
 
 def check_output(target: Path, force: bool) -> None:
@@ -210,40 +260,6 @@ def check_tokenizer(config: PromptConfig, spoken_lm: SpokenLM, path: Path | None
         )
 
 
-def _tensors(folder: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / TENSORS
-    try:
-        if path.stat().st_size > LARGEST_TENSOR_FILE:
-            raise ArtifactError(f"{path} is over {LARGEST_TENSOR_FILE >> 20} MiB, too large for a prompt")
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} is missing or damaged: {error}") from None
-
-
-def _domain(tensors: dict[str, Any], lm: UnitLM, path: Path) -> Domain | None:
-    """Take a domain's tensors out of the file's; None where there are none."""
-    found = {name.removeprefix(DOMAIN): tensors.pop(name) for name in [*tensors] if name.startswith(DOMAIN)}
-    if not found:
-        return None
-    try:
-        return Domain.of_tensors({name: x.to(lm.device) for name, x in found.items()}, lm.width)
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ArtifactError(f"{path} does not match its configuration: {error}") from None
-
-
-def _heard(tensors: dict[str, Any], path: Path) -> Tensor | None:
-    """Take the hashes of heard clips out of the file's tensors; None where there are none."""
-    import torch
-
-    found: Tensor | None = tensors.pop(HEARD, None)
-    if found is not None and (found.dtype != torch.int64 or found.ndim != 1):
-        raise ArtifactError(f"{path} does not match its configuration: '{HEARD}' holds no hashes")
-    return found
-
-
 def save_metrics(artifact: Artifact, metrics: Mapping[str, Any]) -> None:
     """Replace the numbers of a saved artifact: metrics.json and the model card, each whole or not at all."""
     assert artifact.path is not None
@@ -274,65 +290,13 @@ def read_metrics(folder: Path) -> Mapping[str, Any]:
     return found
 
 
-def _entry(config: PromptConfig, tensors: Mapping[str, Any], lm: UnitLM, path: Path) -> TaskPrompt:
-    """Rebuild the task prompt; every tensor must be there, fit, and be finite."""
-    import torch
-
-    try:
-        task = Task(config.task, {slot: tuple(labels) for slot, labels in config.slots.items()})
-    except CorpusError as error:
-        raise ArtifactError(f"{path / CONFIG} is damaged: {error}") from None
-    shape = Prompt.shape(config.method, config.prompt_length, lm)
-    try:
-        if tensors["prompt.vectors"].shape != shape:
-            raise ValueError(f"its prompt is {tuple(tensors['prompt.vectors'].shape)}, not {shape}")
-        prompt = Prompt(config.method, torch.empty(shape), torch.empty(lm.width))
-        verbalizer = _empty_verbalizer(config, tensors, lm)
-        entry = TaskPrompt(task, prompt, verbalizer, config.decoding, config.shifts_positions)
-        entry.load_state_dict(dict(tensors), strict=True)
-    except (RuntimeError, KeyError, IndexError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{path / TENSORS} does not match its configuration: {reason}") from None
-    _check_values(entry, tensors, lm, path / TENSORS)
-    return entry.to(lm.device)
-
-
-def _check_values(entry: TaskPrompt, tensors: Mapping[str, Any], lm: UnitLM, path: Path) -> None:
-    """ArtifactError for values that are not numbers, and for ids that point at nothing."""
-    import torch
-
-    weight = getattr(entry.verbalizer, "weight", None)
-    outputs = lm.vocabulary_size if weight is None else len(weight)
-    for name, tensor in entry.state_dict().items():
-        if tensors[name].is_floating_point() != tensor.is_floating_point():
-            raise ArtifactError(f"{path}: '{name}' holds {tensors[name].dtype}, not {tensor.dtype}")
-        if tensor.is_floating_point():
-            if not torch.isfinite(tensor).all():
-                raise ArtifactError(f"{path}: '{name}' holds values that are not numbers")
-            continue
-        limit = outputs if ".columns_" in name else lm.vocabulary_size
-        if int(tensor.min()) < 0 or int(tensor.max()) >= limit:
-            raise ArtifactError(f"{path}: '{name}' points outside the {limit} outputs")
-
-
-def _empty_verbalizer(config: PromptConfig, tensors: Mapping[str, Any], lm: UnitLM) -> Verbalizer:
-    import torch
-
-    if config.verbalizer == "fixed":
-        return FixedVerbalizer({slot: [0] * len(labels) for slot, labels in config.slots.items()}, lm)
-    blank = {slot: torch.zeros(len(labels), dtype=torch.int64) for slot, labels in config.slots.items()}
-    weight = torch.empty(tensors["verbalizer.weight"].shape[0], sum(sizes_of(lm, config.streams)))
-    verbalizer = LearnableVerbalizer(weight, blank, {slot: ids.clone() for slot, ids in blank.items()})
-    verbalizer.streams = tuple(config.streams)
-    return verbalizer
-
-
 def model_card(config: PromptConfig, metrics: Mapping[str, Any]) -> str:
     """README.md of an artifact: what it answers, on what, how well, from which data."""
+    prompts = f" in {len(config.members)} prompts that answer together" if config.members else ""
     lines = [
         f"# {config.task}",
         "",
-        f"A speech classifier: {config.trained_parameters:,} trained parameters on the frozen spoken LM "
+        f"A speech classifier: {config.trained_parameters:,} trained parameters{prompts} on the frozen spoken LM "
         f"`{config.spoken_lm}`.",
         "",
         "| slot | labels |",

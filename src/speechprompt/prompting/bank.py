@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -61,7 +61,8 @@ class FoldedPrompt:
     """A prompt as inference sees it: its prefix, separator and verbalizer, and no trained vectors besides.
 
     Shapes: `keys_values` (L,2,kv_heads,P,head_dim) in the dtype of the LM that folded it, `separator` (D,).
-    Nothing changes it, so threads may share it and a bank may be a plain list of any of them.
+    Nothing changes it, so threads may share it and a bank may be a plain list of any of them. `temperatures` are those
+    that a member of an ensemble has of its own, before the mean.
     """
 
     task: Task
@@ -71,6 +72,7 @@ class FoldedPrompt:
     decoding: Decoding = "parallel"
     shifts_positions: bool = False
     domain: Domain | None = None
+    temperatures: Mapping[str, float] = field(default_factory=dict)
 
     def prefix(self, lm: UnitLM) -> Tensor:
         """The prefix, as it was folded."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch import Tensor
 
 import speechprompt
 from speechprompt.lms.protocol import UnitLM
-from speechprompt.prompting.artifact import Artifact, PromptConfig
+from speechprompt.prompting.artifact import Artifact, MemberConfig, PromptConfig
+from speechprompt.prompting.artifact_tensors import Member
 from speechprompt.prompting.bank import TaskPrompt
+from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.heard import heard_in
 from speechprompt.prompting.run import Examples, Run
-from speechprompt.prompting.trust import outputs_of, trust_of
+from speechprompt.prompting.trust import outputs_of, trust_of, trust_together
 from speechprompt.prompting.verbalizers import FixedVerbalizer
 from speechprompt.speech.manifest import Corpus
 from speechprompt.spoken_lm import SpokenLM
@@ -70,6 +73,61 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
     }
     known = heard_in((*corpus.split("train"), *corpus.split("valid")))
     return Artifact(config, entry, metrics, domain=trust.domain, heard=known)
+
+
+def finish_together(runs: Sequence[Run], spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
+    """The artifact of one finished run, or of several that answer together."""
+    alone = [finish(run, spoken_lm, corpus) for run in runs]
+    first = alone[0]
+    if len(runs) == 1:
+        return first
+    own = [Calibration(one.config.temperatures) for one in alone]
+    trust, valid = trust_together(spoken_lm.lm, runs, own)
+    config = first.config.model_copy(
+        update={
+            "temperatures": dict(trust.calibration.temperatures),
+            "threshold": trust.calibration.threshold,
+            "trained_parameters": sum(one.config.trained_parameters for one in alone),
+            "members": [
+                MemberConfig(
+                    seed=one.config.seed,
+                    streams=one.config.streams,
+                    temperatures=dict(one.config.temperatures),
+                )
+                for one in alone
+            ],
+        }
+    )
+    metrics = {
+        **first.metrics,
+        "valid": {**valid._asdict(), "step": max(run.progress.best_step for run in runs)},
+        "trust": dict(trust.numbers),
+        "history": _mean_history([run.progress.history for run in runs]),
+        "members": [
+            {
+                "seed": one.config.seed,
+                **one.metrics["valid"],
+                "trained_parameters": one.config.trained_parameters,
+            }
+            for one in alone
+        ],
+    }
+    others = tuple(
+        Member(one.entry, calibration, one.domain)
+        for one, calibration in zip(alone[1:], own[1:], strict=True)
+    )
+    return replace(first, config=config, metrics=metrics, others=others)
+
+
+def _mean_history(histories: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """What runs were like on validation, by step: means over those that got so far."""
+    by_step: dict[float, list[Mapping[str, float]]] = {}
+    for event in chain.from_iterable(histories):
+        by_step.setdefault(event["step"], []).append(event)
+    return [
+        {name: sum(event[name] for event in events) / len(events) for name in events[0]}
+        for _, events in sorted(by_step.items())
+    ]
 
 
 def provenance(corpus: Corpus) -> dict[str, Any]:

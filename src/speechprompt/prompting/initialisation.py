@@ -13,7 +13,7 @@ from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.prompt import Prompt
 from speechprompt.prompting.readings import COUNTS, MEAN, OURS, PACE, STATE, UTTERANCE, stream_sizes
-from speechprompt.prompting.recipes import MOST_TRAINED, TrainingOptions
+from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import (
     Verbalizer,
@@ -86,7 +86,9 @@ def _streams(lm: UnitLM, options: TrainingOptions, labels: int) -> tuple[tuple[s
         "all": tuple(name for name in sizes if name not in OURS),
     }
     parameters = {name: labels * sum(sizes[stream] for stream in streams) for name, streams in known.items()}
-    name = options.streams or ("utterance" if parameters["utterance"] <= MOST_TRAINED // 2 else "state")
+    name = options.streams or (
+        "utterance" if parameters["utterance"] <= options.most_trained // 2 else "state"
+    )
     return known[name], parameters[name]
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from speechprompt.errors import ArtifactError, UsageError
+from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.bank import TaskPrompt
-from speechprompt.prompting.finishing import finish
+from speechprompt.prompting.finishing import finish_together
 from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.members import divisions_of, members_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
@@ -46,22 +48,44 @@ def train_jobs(
     """
     if len({job.name for job in jobs}) < len(jobs):
         raise UsageError("two prompts of one run share a name; give their tasks or options other names")
-    known: dict[tuple[int, str, SpeedCopies], tuple[Examples, Examples]] = {}
-    runs = []
-    for job in jobs:
-        require_trainable(job.corpus, list(job.task.slots))
-        # runs of one task share its examples: hundreds of trials cost the memory of one
-        key = (id(job.corpus), str(job.task), job.options.copying)
-        if key not in known:
-            train = Examples.to_train(job.task, job.corpus.split("train"), job.options)
-            known[key] = train, Examples.of(job.task, job.corpus.split("valid"))
-        train, valid = known[key]
-        entry = new_entry(job.task, spoken_lm.lm, job.options, train.units, train.targets)
+    known: _Known = {}
+    runs = [_runs_of(job, spoken_lm.lm, known) for job in jobs]
+    train_runs(spoken_lm.lm, [run for members in runs for run in members], listener, checkpoint)
+    return [finish_together(members, spoken_lm, job.corpus) for members, job in zip(runs, jobs, strict=True)]
+
+
+_Known = dict[tuple[int, str, SpeedCopies, int], list[tuple[Examples, Examples]]]
+
+
+def _runs_of(job: Job, lm: UnitLM, known: _Known) -> list[Run]:
+    """The trainings of a job, one for each prompt that answers with the others, all of one length."""
+    require_trainable(job.corpus, list(job.task.slots))
+    options = job.options
+    # runs of one task share its examples: hundreds of trials cost the memory of one
+    key = (
+        id(job.corpus),
+        str(job.task),
+        options.copying,
+        options.ensemble if options.rotate_validation else 0,
+    )
+    if key not in known:
+        found = divisions_of(job.corpus, options)
+        taught = found if options.rotate_validation else found[:1]
+        known[key] = [
+            (Examples.to_train(job.task, train, options), Examples.of(job.task, valid))
+            for train, valid in taught
+        ]
+    examples, runs = known[key], list[Run]()
+    for number, own in enumerate(members_of(options), start=1):
+        train, valid = examples[(number - 1) % len(examples)]
+        if runs:
+            own = own.model_copy(update={"prompt_length": runs[0].entry.prompt.length})
+        entry = new_entry(job.task, lm, own, train.units, train.targets)
         if job.initial is not None:
             _start_from(entry, job.initial)
-        runs.append(Run(job.name, entry, job.options, train, valid))
-    train_runs(spoken_lm.lm, runs, listener, checkpoint)
-    return [finish(run, spoken_lm, job.corpus) for run, job in zip(runs, jobs, strict=True)]
+        name = job.name if number == 1 else f"{job.name}, prompt {number}"
+        runs.append(Run(name, entry, own, train, valid))
+    return runs
 
 
 def variants_of(
@@ -85,7 +109,7 @@ def name_of(changes: Mapping[str, Any]) -> str:
 
 
 def _start_from(entry: TaskPrompt, initial: Artifact) -> None:
-    """Copy another artifact's prompt and separator. ArtifactError when their shapes differ."""
+    """Copy another artifact's prompt and separator, of several its first. ArtifactError when their shapes differ."""
     theirs, ours = initial.entry.prompt, entry.prompt
     if theirs.method != ours.method or theirs.vectors.shape != ours.vectors.shape:
         raise ArtifactError(

@@ -14,5 +14,7 @@ VerbalizerName = Literal["random", "frequency", "learnable"]
 """How LM outputs become labels."""
 LARGEST_SEED = 2**32 - 1
 """The largest seed that every generator takes; scikit-learn's takes no larger one."""
+MOST_MEMBERS = 16
+"""Most prompts that answer together."""
 MOST_BUCKETS = 2**16
 """Most buckets that n-grams of units are hashed to: the hash has 16 bits to choose one by."""

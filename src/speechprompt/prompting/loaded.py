@@ -11,13 +11,17 @@ from pathlib import Path
 from speechprompt.errors import ArtifactError, UnknownName
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.artifact_tensors import Member
 from speechprompt.prompting.bank import FoldedPrompt
 from speechprompt.prompting.calibration import Calibration
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedPrompt:
-    """A task that can be asked: its name, folded prompt and calibration. Nothing changes it."""
+    """A task that can be asked: its name, folded prompt and calibration. Nothing changes it.
+
+    `others` answer together with `prompt`: the mean log-probability of all `members` is the task's.
+    """
 
     name: str
     prompt: FoldedPrompt
@@ -25,20 +29,33 @@ class LoadedPrompt:
     tokenizer: str
     tokenizer_fingerprint: str | None
     path: Path | None = None
+    others: tuple[FoldedPrompt, ...] = ()
+
+    @property
+    def members(self) -> tuple[FoldedPrompt, ...]:
+        """All prompts that answer together."""
+        return (self.prompt, *self.others)
 
     @classmethod
     def of(cls, artifact: Artifact, lm: UnitLM, name: str | None = None) -> LoadedPrompt:
         """Fold an artifact; its configuration, metrics and trained vectors are not kept."""
         config = artifact.config
-        domain = None if artifact.domain is None else artifact.domain.to(lm.device)
+        first, *others = (_folded(member, lm) for member in artifact.members)
         return cls(
             name or artifact.name,
-            dataclasses.replace(artifact.entry.fold(lm), domain=domain),
+            first,
             config.calibration,
             config.tokenizer,
             config.tokenizer_fingerprint,
             artifact.path,
+            tuple(others),
         )
+
+
+def _folded(member: Member, lm: UnitLM) -> FoldedPrompt:
+    domain = None if member.domain is None else member.domain.to(lm.device)
+    temperatures = member.calibration.temperatures
+    return dataclasses.replace(member.entry.fold(lm), domain=domain, temperatures=temperatures)
 
 
 class PromptTable(Mapping[str, LoadedPrompt]):

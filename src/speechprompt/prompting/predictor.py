@@ -17,6 +17,7 @@ from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.bank import Bank, FoldedPrompt
+from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.clips import LONGEST_HOURS, WINDOW_SECONDS, Clip, ClipEncoder, ClipSource
 from speechprompt.prompting.loaded import LoadedPrompt, PromptTable
@@ -175,8 +176,9 @@ class Predictor:
         """
         most = self.spoken_lm.lm.max_units
         rows = [
-            _Row(number, place, window)
+            _Row(number, place, window, member)
             for number, question in enumerate(questions)
+            for member in question.prompt.members
             for hearing in question.clip.hearings(most)
             for place, window in enumerate(hearing)
         ]
@@ -185,7 +187,7 @@ class Predictor:
         ]
         for indices in length_buckets([len(row.units) for row in rows], BATCH_ROWS, None, BATCH_UNITS):
             batch = [rows[i] for i in indices]
-            asked = [(questions[row.question].prompt.prompt, row.units) for row in batch]
+            asked = [(row.prompt, row.units) for row in batch]
             for row, scores in zip(batch, window_scores(self.spoken_lm.lm, asked), strict=True):
                 found[row.question][row.window].append(scores)
         return [
@@ -199,10 +201,14 @@ class _Row:
     question: int
     window: int
     units: Units
+    prompt: FoldedPrompt
 
 
 def mean_scores(hearings: Sequence[WindowScores]) -> WindowScores:
-    """What is said about a window that was heard several times: mean log-probabilities and the mean distance."""
+    """What is said about a window that was heard several times, or by several prompts that answer together.
+
+    Mean log-probabilities and the mean distance.
+    """
     if len(hearings) == 1:
         return hearings[0]
     distances = [one.out_of_domain for one in hearings if one.out_of_domain is not None]
@@ -221,8 +227,12 @@ def window_scores(lm: UnitLM, rows: Sequence[tuple[FoldedPrompt, Units]]) -> lis
     batch = collate([units for _, units in rows]).to(lm.device)
     found = [WindowScores({}) for _ in rows]
     for entry in classify(lm, bank, batch, entries):
+        prompt = bank.entries[entry.entry]
         slots = {slot: scores.float().cpu() for slot, scores in entry.slots.items()}
-        domain = bank.entries[entry.entry].domain
+        if prompt.temperatures:
+            own = Calibration(prompt.temperatures)
+            slots = {slot: own.cooled(slot, scores) for slot, scores in slots.items()}
+        domain = prompt.domain
         distances = None if domain is None else domain.distances(entry.hidden).tolist()
         for place, row in enumerate(entry.rows.tolist()):
             found[row] = WindowScores(

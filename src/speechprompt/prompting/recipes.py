@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -15,7 +15,14 @@ from pydantic import (
 )
 
 from speechprompt.errors import UnknownName, UsageError
-from speechprompt.prompting.kinds import LARGEST_SEED, MOST_BUCKETS, Decoding, Method, VerbalizerName
+from speechprompt.prompting.kinds import (
+    LARGEST_SEED,
+    MOST_BUCKETS,
+    MOST_MEMBERS,
+    Decoding,
+    Method,
+    VerbalizerName,
+)
 from speechprompt.speech.speeds import SpeedCopies
 
 PROMPT_BUDGET = 135_000
@@ -41,7 +48,8 @@ class TrainingOptions(BaseModel):
         None,
         ge=0,
         le=512,
-        description="vectors a layer; by default the most, up to 20, within 0.15 M parameters with the verbalizer",
+        description="vectors a layer; by default the most, up to 20, within 0.15 M parameters with the verbalizer "
+        "(those of all prompts of an ensemble)",
     )
     shifts_positions: bool = Field(
         False, description="move unit positions by the prompt's length, as peft does"
@@ -119,6 +127,13 @@ class TrainingOptions(BaseModel):
     answer_error: float | None = Field(
         None, ge=0, lt=1, description="most errors among answers on validation; the prompt abstains on others"
     )
+    ensemble: int = Field(
+        1, ge=1, le=MOST_MEMBERS, description="so many prompts, trained in one run, answer together as one"
+    )
+    rotate_validation: bool = Field(
+        False,
+        description="each prompt of an ensemble validates on other clips, so that every clip teaches most of them",
+    )
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
     @classmethod
@@ -138,6 +153,8 @@ class TrainingOptions(BaseModel):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"][:1])
             raise UsageError(f"training option '{place}': {first['msg']} (got {first['input']!r})") from None
+        if options.rotate_validation and options.ensemble == 1:
+            raise UsageError("prompts validate in turn where there are several; ask for --ensemble 3 with it")
         asked = (changes or {}).get("streams")
         if options.verbalizer != "learnable" or options.recipe == "paper":
             if asked not in (None, "units"):
@@ -156,10 +173,18 @@ class TrainingOptions(BaseModel):
         """The copies of training clips at other speeds that these options ask for."""
         return SpeedCopies(self.speed_copies, self.speed_range)
 
+    @property
+    def taught_splits(self) -> tuple[str, ...]:
+        """The splits whose clips some prompt trains on."""
+        return ("train", "valid") if self.rotate_validation else ("train",)
+
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Options of speed copies and n-grams are written where there are any: other trainings keep their hashes."""
+        """Speed copies, n-grams and ensembles are written where there are any: other trainings keep their hashes."""
         values: dict[str, Any] = dump(self)
+        if self.ensemble == 1:
+            values.pop("ensemble", None)
+            values.pop("rotate_validation", None)
         if not self.ngrams:
             values.pop("ngrams", None)
         if not self.speed_copies:
@@ -174,13 +199,25 @@ class TrainingOptions(BaseModel):
     def length_for(self, layers: int, width: int, verbalizer: int = 0, ngrams: int = 0) -> int:
         """P for an LM of so many layers and such a width, beside a verbalizer and n-grams of so many parameters.
 
-        A verbalizer that takes more than half of what may be trained, as labels by the hundred do, counts apart.
+        Prompts of an ensemble share the budget, and the n-grams. A verbalizer that takes more than half of what may be
+        trained, as labels by the hundred do, counts apart.
         """
         if self.prompt_length is not None:
             return self.prompt_length
         each = width if self.method == "input" else 2 * layers * width
-        beside = MOST_TRAINED - verbalizer if verbalizer <= MOST_TRAINED // 2 else PROMPT_BUDGET
-        return max(1, min(LONGEST_DEFAULT_PROMPT, (min(PROMPT_BUDGET, beside - ngrams) - width) // each))
+        budget, most, ngrams = PROMPT_BUDGET // self.ensemble, self.most_trained, -(-ngrams // self.ensemble)
+        beside = most - verbalizer if verbalizer <= most // 2 else budget
+        return max(1, min(LONGEST_DEFAULT_PROMPT, (min(budget, beside - ngrams) - width) // each))
+
+    @property
+    def most_trained(self) -> int:
+        """Most parameters of one default prompt: all that may be trained, or its share in an ensemble."""
+        return MOST_TRAINED // self.ensemble
+
+
+def taught_splits(variants: Iterable[TrainingOptions]) -> tuple[str, ...]:
+    """The splits whose clips train some prompt of these options."""
+    return tuple(dict.fromkeys(split for options in variants for split in options.taught_splits))
 
 
 PUBLISHED: dict[str, Any] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from speechprompt.encoding import check_lengths, encode_corpus, with_speed_copies
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.joint import Job, train_jobs
-from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.recipes import TrainingOptions, taught_splits
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import Listener
 from speechprompt.speech.manifest import Corpus
@@ -55,7 +55,8 @@ def train_many(
     require_trainable(corpus, list(task.slots))
     corpus = encode_corpus(corpus, spoken_lm).corpus
     check_lengths((*corpus.split("train"), *corpus.split("valid")), spoken_lm.lm.max_units)
-    corpus = with_speed_copies(corpus, spoken_lm, [options.copying for options in variants]).corpus
+    copying = [options.copying for options in variants]
+    corpus = with_speed_copies(corpus, spoken_lm, copying, splits=taught_splits(variants)).corpus
     jobs = [
         Job(task.name if len(variants) == 1 else f"{task.name}-{i}", corpus, task, options, initial)
         for i, options in enumerate(variants)

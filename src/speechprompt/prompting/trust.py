@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from speechprompt.prompting.bank import Bank, TaskPrompt
 from speechprompt.prompting.calibration import Calibration, fit_temperature, threshold_for
 from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.domain import FITTED_ON, Domain, fit_domain
+from speechprompt.prompting.members import combined
+from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.speech.buckets import length_buckets
 
@@ -29,6 +31,13 @@ class Trust:
     calibration: Calibration
     domain: Domain | None
     numbers: Mapping[str, Any]
+
+
+class ValidNumbers(NamedTuple):
+    """Share of validation with all slots right, and the loss in nats."""
+
+    accuracy: float
+    loss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +70,39 @@ def trust_of(lm: UnitLM, run: Run) -> Trust:
     from. The domain is fitted on at most 2,048 training utterances, spread over the split.
     """
     valid = outputs_of(lm, run.entry, run.valid)
-    temperatures = temperatures_of(valid.scores, run.valid.targets)
-    product, right = _answers(Calibration(temperatures), valid, run.valid.targets)
-    raw, _ = _answers(Calibration(), valid, run.valid.targets)
-    options = run.options
+    return _trust(valid.scores, run.valid.targets, run.options, _domain(lm, run, valid))
+
+
+def trust_together(
+    lm: UnitLM, runs: Sequence[Run], calibrations: Sequence[Calibration]
+) -> tuple[Trust, ValidNumbers]:
+    """The same for runs that answer together, each with its own calibration before the mean; and how good they are.
+
+    Where they validate on different clips, no clip is new to all of them: each is judged by its own.
+    """
+    told = [
+        (calibration, outputs_of(lm, run.entry, run.valid).scores)
+        for calibration, run in zip(calibrations, runs, strict=True)
+    ]
+    if all(run.valid.ids == runs[0].valid.ids for run in runs):
+        scores, targets = combined(told), runs[0].valid.targets
+    else:
+        alone = [combined([one]) for one in told]
+        scores = {slot: torch.cat([one[slot] for one in alone]) for slot in alone[0]}
+        targets = torch.cat([run.valid.targets for run in runs])
+    _, right = _answers(Calibration(), scores, targets)
+    nats = [torch.nn.functional.nll_loss(x, targets[:, s]) for s, x in enumerate(scores.values())]
+    numbers = ValidNumbers(int(right.sum()) / len(right), float(torch.stack(nats).sum()))
+    return _trust(scores, targets, runs[0].options, None), numbers
+
+
+def _trust(
+    scores: Mapping[str, Tensor], targets: Tensor, options: TrainingOptions, domain: Domain | None
+) -> Trust:
+    """Temperatures and threshold from validation's log-probabilities (n,C) of every slot and targets (n,S)."""
+    temperatures = temperatures_of(scores, targets)
+    product, right = _answers(Calibration(temperatures), scores, targets)
+    raw, _ = _answers(Calibration(), scores, targets)
     threshold = threshold_for(product, right, options.answer_coverage, options.answer_error)
     answered = product.double() >= threshold
     numbers = {
@@ -77,7 +115,7 @@ def trust_of(lm: UnitLM, run: Run) -> Trust:
         "calibration_error": expected_calibration_error(product.clamp(max=1).numpy(), right.numpy()),
         "calibration_error_before": expected_calibration_error(raw.clamp(max=1).numpy(), right.numpy()),
     }
-    return Trust(Calibration(temperatures, threshold), _domain(lm, run, valid), numbers)
+    return Trust(Calibration(temperatures, threshold), domain, numbers)
 
 
 def temperatures_of(scores: Mapping[str, Tensor], targets: Tensor) -> dict[str, float]:
@@ -85,10 +123,12 @@ def temperatures_of(scores: Mapping[str, Tensor], targets: Tensor) -> dict[str, 
     return {slot: fit_temperature(values, targets[:, s]) for s, (slot, values) in enumerate(scores.items())}
 
 
-def _answers(calibration: Calibration, outputs: Outputs, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _answers(
+    calibration: Calibration, outputs: Mapping[str, Tensor], targets: Tensor
+) -> tuple[Tensor, Tensor]:
     """The product of the slots' best scores (n,), and whether all slots are right (n,)."""
     product, right = torch.ones(len(targets)), torch.ones(len(targets), dtype=torch.bool)
-    for s, (slot, scores) in enumerate(outputs.scores.items()):
+    for s, (slot, scores) in enumerate(outputs.items()):
         best = calibration.apply(slot, scores).max(-1)
         product, right = product * best.values, right & (best.indices == targets[:, s])
     return product, right

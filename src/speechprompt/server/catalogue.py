@@ -11,6 +11,7 @@ from typing import Any
 
 from speechprompt.errors import UnknownName
 from speechprompt.prompting.artifact import Artifact, PromptConfig, check_tokenizer
+from speechprompt.prompting.artifact_tensors import tensors_of
 from speechprompt.prompting.loaded import LoadedPrompt
 from speechprompt.spoken_lm import SpokenLM
 
@@ -32,6 +33,11 @@ class ServedTask:
     config: PromptConfig
     metrics: Mapping[str, Any]
     prompt: LoadedPrompt
+
+
+def prompts_of(tasks: Sequence[ServedTask]) -> int:
+    """How many prompts the LM is asked with; a task may have several that answer together."""
+    return sum(len(task.prompt.members) for task in tasks)
 
 
 class Catalogue:
@@ -88,7 +94,7 @@ class Catalogue:
 def revision_of(artifact: Artifact) -> str:
     """A short hash of everything that decides an artifact's answers."""
     digest = hashlib.sha256(artifact.config.model_dump_json().encode())
-    for name, tensor in sorted(artifact.entry.state_dict().items()):
+    for name, tensor in sorted(tensors_of(artifact.members).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]

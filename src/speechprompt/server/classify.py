@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from speechprompt.errors import UsageError
 from speechprompt.prompting.clips import Clip
-from speechprompt.server.catalogue import EVERY_TASK
+from speechprompt.server.catalogue import EVERY_TASK, prompts_of
 from speechprompt.server.description import problems
 from speechprompt.server.front_door import ARRIVAL
 from speechprompt.server.gate import Ticket
@@ -86,9 +86,9 @@ class HeardClip:
 
 @asynccontextmanager
 async def heard_clip(
-    service: Service, request: Request, upload: Upload, tasks: int, deadline: float, copies: int = 0
+    service: Service, request: Request, upload: Upload, prompts: int, deadline: float, copies: int = 0
 ) -> AsyncIterator[HeardClip]:
-    """Accept, decode and encode an upload; the request stays accepted while the context lasts."""
+    """Accept, decode and encode an upload for so many prompts; it stays accepted while the context lasts."""
     client = service.client_of(request)
     with service.gate.enter(client, deadline, has_room=True) as ticket, _noticed(request, ticket):
         rate = service.spoken_lm.tokenizer.sample_rate
@@ -96,7 +96,7 @@ async def heard_clip(
         waveform, notices = await loop.run_in_executor(
             service.decoders, decode, upload, rate, service.settings
         )
-        ticket.settle(service.engine.planned_seconds(len(waveform) / rate, tasks, copies))
+        ticket.settle(service.engine.planned_seconds(len(waveform) / rate, prompts, copies))
         yield HeardClip(await service.engine.encode(waveform, ticket, copies), notices, ticket)
 
 
@@ -148,7 +148,7 @@ async def classify(request: Request, deadline_seconds: Deadline = None) -> Respo
     tasks = service.catalogue.chosen(upload.all("task") or [EVERY_TASK])
     top_k = upload.number("top_k", 1, 10_000)
     copies = _copies(upload)
-    async with heard_clip(service, request, upload, len(tasks), deadline, copies) as heard:
+    async with heard_clip(service, request, upload, prompts_of(tasks), deadline, copies) as heard:
         predictions = await service.engine.ask(heard.clip, tasks, heard.ticket)
     answers = Answers.model_construct(
         request_id=request_id_of(request),

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from speechprompt.errors import AudioError
+from speechprompt.prompting.bank import FoldedPrompt
 from speechprompt.prompting.clips import Clip, ClipEncoder, windows_of
 from speechprompt.prompting.predictor import (
     Prediction,
@@ -45,10 +46,11 @@ REQUEST_SECONDS, ENCODER_SECONDS, LM_SECONDS = 0.003, 0.005, 0.0012
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the LM's batches: a window's units, and the task that is asked about it."""
+    """One row of the LM's batches: a window's units, the task that is asked about it, and one of its prompts."""
 
     units: Units
     task: ServedTask
+    prompt: FoldedPrompt
 
 
 class Gathering(Generic[Output, Result]):
@@ -132,10 +134,10 @@ class Engine:
         self.encoder.close()
         self.lm.close()
 
-    def planned_seconds(self, clip_seconds: float, tasks: int, copies: int = 0) -> float:
+    def planned_seconds(self, clip_seconds: float, prompts: int, copies: int = 0) -> float:
         """Planned work of a request that hears its clip at so many other speeds too."""
         heard_seconds = (1 + copies) * clip_seconds
-        return REQUEST_SECONDS + heard_seconds * (ENCODER_SECONDS + tasks * LM_SECONDS)
+        return REQUEST_SECONDS + heard_seconds * (ENCODER_SECONDS + prompts * LM_SECONDS)
 
     async def encode(self, waveform: Waveform, ticket: Ticket, copies: int = 0) -> Clip:
         """The units of a clip's windows, and of so many copies at other speeds. AudioError, DeadlineExceeded.
@@ -180,21 +182,28 @@ class Engine:
             return []
         hearings = clip.hearings(self.spoken_lm.lm.max_units)
         rows = [
-            Row(window, task)
+            Row(window, task, prompt)
             for task in tasks
             for windows in zip(*hearings, strict=True)
             for window in windows
+            for prompt in task.prompt.members
         ]
-        planned = clip.duration_seconds * len(hearings) * len(tasks) * LM_SECONDS
+        planned = clip.duration_seconds * len(rows) / len(clip.windows) * LM_SECONDS
         sizes = [len(row.units) for row in rows]
         return await self._pieces(
             self.lm, rows, sizes, ticket, planned, lambda outputs: _answers(clip, tasks, outputs)
         )
 
-    async def score(self, rows: Sequence[Row], row_seconds: float, ticket: Ticket) -> list[WindowScores]:
-        """Log-probabilities of rows of about `row_seconds` of audio, in order. DeadlineExceeded."""
-        planned, sizes = len(rows) * row_seconds * LM_SECONDS, [len(row.units) for row in rows]
-        return await self._pieces(self.lm, rows, sizes, ticket, planned, list)
+    async def score(
+        self, task: ServedTask, windows: Sequence[Units], window_seconds: float, ticket: Ticket
+    ) -> list[WindowScores]:
+        """What a task says to windows of about `window_seconds` of audio, in order. DeadlineExceeded."""
+        prompts = task.prompt.members
+        rows = [Row(window, task, prompt) for window in windows for prompt in prompts]
+        planned, sizes = len(rows) * window_seconds * LM_SECONDS, [len(row.units) for row in rows]
+        return await self._pieces(
+            self.lm, rows, sizes, ticket, planned, lambda outputs: _means(outputs, len(prompts))
+        )
 
     async def _pieces(
         self,
@@ -216,7 +225,7 @@ class Engine:
         return self.spoken_lm.tokenizer.encode_batch(waveforms)
 
     def _classify(self, rows: Sequence[Row]) -> list[WindowScores]:
-        asked = [(row.task.prompt.prompt, row.units) for row in rows]
+        asked = [(row.prompt, row.units) for row in rows]
         return list(window_scores(self.spoken_lm.lm, asked))
 
     def _fits_encoder(self, batch: list[Piece[Waveform, Units]], piece: Piece[Waveform, Units]) -> bool:
@@ -251,10 +260,16 @@ def _steps(task: ServedTask) -> int:
 
 
 def _answers(clip: Clip, tasks: Sequence[ServedTask], outputs: Sequence[WindowScores]) -> list[Prediction]:
-    """Predictions from the rows of each task's windows, every hearing of a window in turn."""
-    heard = 1 + len(clip.copies)
-    means = [mean_scores(hearings) for hearings in _in_turn(outputs, heard)]
-    windows = _in_turn(means, len(clip.windows))
-    return [
-        prediction_of(Question(clip, task.prompt), found) for task, found in zip(tasks, windows, strict=True)
-    ]
+    """Predictions from the rows of each task's windows: all its prompts on every hearing of a window in turn."""
+    found, place = [], 0
+    for task in tasks:
+        heard = (1 + len(clip.copies)) * len(task.prompt.members)
+        last = place + heard * len(clip.windows)
+        found.append(prediction_of(Question(clip, task.prompt), _means(outputs[place:last], heard)))
+        place = last
+    return found
+
+
+def _means(outputs: Sequence[WindowScores], heard: int) -> list[WindowScores]:
+    """What is said about each window, from so many rows of each in turn."""
+    return [mean_scores(rows) for rows in _in_turn(outputs, heard)]

@@ -19,7 +19,7 @@ from speechprompt.evaluation.occlusion import (
 )
 from speechprompt.prompting.clips import Clip
 from speechprompt.prompting.predictor import WindowScores
-from speechprompt.server.catalogue import ServedTask
+from speechprompt.server.catalogue import ServedTask, prompts_of
 from speechprompt.server.classify import (
     PROBLEMS,
     Deadline,
@@ -29,7 +29,7 @@ from speechprompt.server.classify import (
     heard_clip,
     received,
 )
-from speechprompt.server.engine import Engine, Row
+from speechprompt.server.engine import Engine
 from speechprompt.server.gate import Ticket
 from speechprompt.server.problems import request_id_of
 from speechprompt.server.service import service_of
@@ -92,7 +92,7 @@ async def explain(request: Request, deadline_seconds: Deadline = None) -> Explan
     slot = _only(upload, "slot") if upload.all("slot") else next(iter(slots))
     if slot not in slots:
         raise UnknownName("slot", slot, slots)
-    async with heard_clip(service, request, upload, MOST_PARTS, deadline) as heard:
+    async with heard_clip(service, request, upload, MOST_PARTS * prompts_of([task]), deadline) as heard:
         windows = await _without_parts(service.engine, heard.clip, task, slot, heard.ticket)
     frame_rate = service.spoken_lm.tokenizer.frame_rate
     return Explanation(
@@ -121,12 +121,12 @@ async def _without_parts(
     seconds = clip.duration_seconds / len(clip.windows)
     most = max(2, min(round(seconds / PART_SECONDS), MOST_PARTS // len(clip.windows)))
     plans = [spans_of(window, most) for window in clip.windows]
-    rows = [
-        Row(units, task)
+    asked = [
+        units
         for window, spans in zip(clip.windows, plans, strict=True)
         for units in (window, *(without_span(window, span) for span in spans))
     ]
-    scores = await engine.score(rows, seconds, ticket)
+    scores = await engine.score(task, asked, seconds, ticket)
     windows, place = [], 0
     for spans in plans:
         last = place + 1 + len(spans)

@@ -43,6 +43,7 @@ def _about(task: ServedTask) -> Mapping[str, Any]:
         "revision": task.revision,
         "slots": config.slots,
         "trained_parameters": config.trained_parameters,
+        "prompts": len(task.prompt.members),
         "threshold": config.threshold,
         "metrics": dict(task.metrics),
         "corpus": config.corpus,

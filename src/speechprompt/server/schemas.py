@@ -65,6 +65,7 @@ class TaskAbout(BaseModel):
     revision: str
     slots: dict[str, list[str]]
     trained_parameters: int
+    prompts: int = Field(description="that answer together; 1 answers alone")
     threshold: float
     metrics: dict[str, Any]
     corpus: dict[str, Any]

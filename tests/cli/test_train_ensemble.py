@@ -1,0 +1,80 @@
+"""train --ensemble: several prompts in one folder, which every command takes as one."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cli.material import QUICK, Run, write_tone
+from cli.test_train import same
+from speechprompt.prompting import joint, training
+
+
+def test_it_is_a_prompt_folder_like_any_other(
+    run: Run, toy: Path, clips: Path, toy_tokenizer: None, tmp_path: Path
+) -> None:
+    out = tmp_path / "both"
+    flags = ("--ensemble", 2, "--rotate-validation", "--speed-copies", 2, *QUICK)
+    ran = run("train", clips, "--lm", toy, "--out", out, *flags)
+    assert ran.code == 0, ran.err
+    assert " in 2 prompts that answer together" in ran.out
+    names = {path.name for path in out.iterdir()}
+    assert names == {"README.md", "events.jsonl", "metrics.json", "prompt.safetensors", "prompt_config.json"}
+    assert "in 2 prompts that answer together" in (out / "README.md").read_text()
+    shown = run("show", out)
+    assert "2 that answer together" in shown.out
+    config = run("show", out, "--json").document
+    assert [member["seed"] for member in config["members"]] == [0, 1000]
+    assert config["options"]["rotate_validation"] is True
+    tone = write_tone(tmp_path / "new.wav", 1800.0, seed=99)
+    found = run("predict", tone, "--prompt", out, "--lm", toy, "--json")
+    assert found.code == 0, found.err
+    scored = run("evaluate", out, clips, "--lm", toy, "--split", "valid", "--json")
+    assert scored.code == 0, scored.err
+    again = run("train", clips, "--lm", toy, "--out", out, "--ensemble", 2)
+    assert "--force" in again.err
+
+
+def test_seeds_make_ensembles_each(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    ran = run("train", units, "--lm", toy, "--out", tmp_path / "s", "--slots", "word", "--seed", "0,1",
+              "--ensemble", 2, *QUICK)  # fmt: skip
+    assert ran.code == 0, ran.err
+    seeds = [
+        [member["seed"] for member in json.loads(path.read_text())["members"]]
+        for path in sorted((tmp_path / "s").glob("*/prompt_config.json"))
+    ]
+    assert seeds == [[0, 1000], [1, 1001]]
+
+
+def test_an_interrupted_ensemble_goes_on_with_the_same_result(
+    run: Run, toy: Path, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--lm", toy, "--slots", "word", "--steps", 12, "--evaluations", 3, "--batch-size", 16,
+             "--prompt-length", 1, "--ensemble", 2, "--rotate-validation")  # fmt: skip
+    monkeypatch.setattr(joint, "train_runs", partial(training.train_runs, checkpoint_every=5))
+
+    with monkeypatch.context() as patch:
+        real = training.train_step
+        count = iter(range(100))
+
+        def stopped(*values: object) -> object:
+            if next(count) == 8:
+                raise KeyboardInterrupt
+            return real(*values)  # type: ignore[arg-type]
+
+        patch.setattr(training, "train_step", stopped)
+        ran = run("train", units, "--out", tmp_path / "broken", *flags)
+    assert ran.code == 130
+    resumed = run("train", units, "--out", tmp_path / "broken", *flags)
+    assert "resuming at step 5" in resumed.err
+    run("train", units, "--out", tmp_path / "whole", *flags)
+    assert same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_validation_in_turn_needs_several(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    ran = run("train", units, "--lm", toy, "--out", tmp_path / "a", "--rotate-validation", "--quiet")
+    assert ran.code == 2
+    assert "ask for --ensemble 3" in ran.error
