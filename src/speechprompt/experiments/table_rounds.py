@@ -120,7 +120,10 @@ def read_row(row: TableRow, source: Path) -> Corpus:
         u
         for u in corpus.utterances
         if all(u.labels[slot] not in dropped for slot, dropped in row.without.items())
+        and not (row.development and u.split == "test")
     ]
+    if row.development and not corpus.split("test"):
+        raise CorpusError(f"{source} has no test split, so no clip of it is for development alone")
     slots = {
         slot: tuple(label for label in labels if label not in row.without.get(slot, ()))
         for slot, labels in corpus.slots.items()

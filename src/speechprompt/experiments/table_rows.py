@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from speechprompt.errors import UnknownName, UsageError
 
@@ -45,7 +45,8 @@ class TableRow(BaseModel):
     `folds` None takes the corpus's splits and several seeds; otherwise so many rounds over all utterances, speakers
     kept whole, one seed each. `valid` utterances: a tenth of train is drawn to validate, speakers not kept whole.
     `without` drops labels by slot. `shots` makes a learning curve, a line each; validation shrinks with training.
-    `without_copies` keeps one file of every recording, before anything is divided.
+    `without_copies` keeps one file of every recording, before anything is divided. `development` leaves out the clips
+    that the corpus's own split tests, so that options may be chosen by what the others' folds say.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +60,7 @@ class TableRow(BaseModel):
     valid: Literal["given", "utterances"] = "given"
     without: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     without_copies: bool = False
+    development: bool = False
     shots: tuple[int, ...] = ()
     known: str = ""
     aim: str = ""
@@ -66,6 +68,13 @@ class TableRow(BaseModel):
     cnn: dict[str, Any] = Field(default_factory=dict)
     finetune: dict[str, Any] = Field(default_factory=dict)
     columns: tuple[str, ...] | None = Field(None, description="by default those of the whole table")
+
+    @model_validator(mode="after")
+    def _development_in_folds(self) -> TableRow:
+        """Without the test split only folds can say what is tested."""
+        if self.development and self.folds is None:
+            raise ValueError(f"'{self.name}' is for development, which needs 'folds'")
+        return self
 
 
 class Declaration(BaseModel):
