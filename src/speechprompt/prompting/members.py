@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from speechprompt.prompting.calibration import Calibration
-from speechprompt.speech.splits import folds
+from speechprompt.speech.splits import FEWEST_FOLDS, folds
 
 if TYPE_CHECKING:
     from speechprompt.prompting.recipes import TrainingOptions
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MEMBER_SEEDS = 1000
 """Seeds of an ensemble's members lie so far apart, so that no two of neighbouring seeds share one."""
+
+FEW_PARTS = 5
+"""Where clips are few, each prompt of an ensemble validates on a fifth of them."""
 
 Division = tuple[tuple["Utterance", ...], tuple["Utterance", ...]]
 """Utterances to train on and to validate on."""
@@ -41,26 +44,52 @@ def divisions_of(corpus: Corpus, options: TrainingOptions) -> list[Division]:
 
 
 def divisions(corpus: Corpus, count: int) -> list[Division]:
-    """So many divisions of a corpus's train and valid; the first is its own, each further one validates on other clips.
+    """So many divisions of a corpus's train and valid, each of which validates on other clips, taken in turn.
 
-    They are parts of train about as large as valid, drawn by hash; speakers stay whole where those of valid do not
-    train. CorpusError where train has too few speakers for three parts.
+    The first is the corpus's own, each further one validates on a part of train about as large as valid. Where valid
+    is over half of train, as with few clips, or train has fewer than three speakers, valid is divided like the rest, in
+    `FEW_PARTS` or more. Parts are drawn by hash; speakers stay whole where those of valid do not train.
     """
     train, valid = corpus.split("train"), corpus.split("valid")
-    found = [(train, valid)]
-    if count > 1:
-        new = {u.speaker for u in valid}.isdisjoint({u.speaker for u in train} - {None})
-        rows = train if new else tuple(replace(u, speaker=None) for u in train)
-        parts = folds(replace(corpus, utterances=rows, fold=None), max(3, round(len(train) / len(valid))))
-        for member in range(count - 1):
-            held = set(parts[member % len(parts)].test)
-            found.append(
-                (
-                    (*(u for u in train if u.id not in held), *valid),
-                    tuple(u for u in train if u.id in held),
-                )
-            )
-    return found
+    if count == 1:
+        return [(train, valid)]
+    new = {u.speaker for u in valid}.isdisjoint({u.speaker for u in train} - {None})
+    if 2 * len(valid) > len(train) or (new and _groups(train) < FEWEST_FOLDS):
+        return _held_out(corpus, (*train, *valid), (), max(FEW_PARTS, count), new, count)
+    parts = max(FEWEST_FOLDS, round(len(train) / len(valid)))
+    return [(train, valid), *_held_out(corpus, train, valid, parts, new, count - 1)]
+
+
+def _held_out(
+    corpus: Corpus,
+    rows: Sequence[Utterance],
+    always: Sequence[Utterance],
+    parts: int,
+    whole: bool,
+    count: int,
+) -> list[Division]:
+    """Divisions that validate on one part of `rows` after another; the rest, and what is `always` learnt, trains.
+
+    With `whole` speakers there are at most as many parts as speakers; under three speakers are divided all the same.
+    """
+    groups = _groups(rows) if whole else 0
+    if groups < FEWEST_FOLDS:
+        divided = tuple(replace(u, speaker=None) for u in rows)
+    else:
+        divided, parts = tuple(rows), min(parts, groups)
+    drawn = [set(part.test) for part in folds(replace(corpus, utterances=divided, fold=None), parts)]
+    return [
+        (
+            (*(u for u in rows if u.id not in held), *always),
+            tuple(u for u in rows if u.id in held),
+        )
+        for held in (drawn[member % len(drawn)] for member in range(count))
+    ]
+
+
+def _groups(rows: Sequence[Utterance]) -> int:
+    """How many speakers there are, clips of nobody known each being one."""
+    return len({u.speaker or ("", u.id) for u in rows})
 
 
 def combined(members: Sequence[tuple[Calibration, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
