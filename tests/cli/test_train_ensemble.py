@@ -74,6 +74,23 @@ def test_an_interrupted_ensemble_goes_on_with_the_same_result(
     assert same(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_few_clips_have_a_recipe_of_their_own(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    told = "clips to train on are few: --recipe few"
+    plain = run("train", units, "--lm", toy, "--out", tmp_path / "a", "--slots", "word", *QUICK)
+    assert told in plain.err
+    few = run(
+        "train", units, "--lm", toy, "--out", tmp_path / "b", "--slots", "word", "--recipe", "few", *QUICK
+    )
+    assert few.code == 0, few.err
+    assert told not in few.err
+    config = run("show", tmp_path / "b", "--json").document
+    assert (config["recipe"], len(config["members"]), config["options"]["steps"]) == ("few", 3, 6)
+    alone = run("train", units, "--lm", toy, "--out", tmp_path / "c", "--slots", "word", "--recipe", "few",
+                "--ensemble", 1, "--no-rotate-validation", *QUICK)  # fmt: skip
+    assert alone.code == 0, alone.err
+    assert "members" not in run("show", tmp_path / "c", "--json").document
+
+
 def test_validation_in_turn_needs_several(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
     ran = run("train", units, "--lm", toy, "--out", tmp_path / "a", "--rotate-validation", "--quiet")
     assert ran.code == 2

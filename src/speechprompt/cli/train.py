@@ -40,10 +40,16 @@ from speechprompt.errors import UsageError
 if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.prompting.joint import Job
+    from speechprompt.prompting.recipes import TrainingOptions
     from speechprompt.spoken_lm import SpokenLM
 
 Recipe = Annotated[
-    str, typer.Option("--recipe", metavar="default|paper", help="Named set of training options.")
+    str,
+    typer.Option(
+        "--recipe",
+        metavar="default|few|paper",
+        help="Named set of training options; few: for up to about 500 clips to train on.",
+    ),
 ]
 Shots = Annotated[
     int | None, typer.Option("--shots", min=1, help="Train on so many utterances a label only.")
@@ -145,6 +151,7 @@ def train(
     if several:
         train_together(terminal, jobs, spoken_lm, out, force, lm)
         return
+    _tell_few(terminal, options, len(jobs[0].corpus.split("train")))
     artifact = train_resumably(terminal, RunFolder(out), jobs[0].corpus, spoken_lm, options, initial, force)
     reading = [*reading_flags(split_field, skip_unreadable)]
     following = ["evaluate", out, sources[0], *reading] if has_test else ["predict", "FILE", "--prompt", out]
@@ -161,6 +168,17 @@ def _encoded(
         found = encoded(corpus, spoken_lm, terminal, skip_unreadable)
         corpora[key] = with_copies(found, spoken_lm, terminal, variants)
     return [replace(job, corpus=corpora[id(job.corpus)]) for job in jobs]
+
+
+def _tell_few(terminal: Terminal, options: TrainingOptions, clips: int) -> None:
+    """A notice where clips are so few that another recipe serves them better."""
+    from speechprompt.prompting.recipes import FEW_CLIPS
+
+    if clips <= FEW_CLIPS and options.ensemble == 1 and options.recipe == "default":
+        terminal.notice(
+            f"{clips} clips to train on are few: --recipe few trains three prompts that answer together and validate "
+            "in turn, so that every clip teaches most of them"
+        )
 
 
 def _check_output(out: Path, force: bool, folds: int | None, several: bool) -> None:

@@ -156,7 +156,9 @@ class Study:
             changes = {"batch_size": paper.batch_size, **changes}
         first = TrainingOptions.of_recipe(self.recipe, changes)
         if first.ensemble > 1:
-            raise UsageError("the paper's prompts answer alone, one a seed; leave 'ensemble' out")
+            raise UsageError(
+                "the paper's prompts answer alone, one a seed; take the recipe default or paper, without 'ensemble'"
+            )
         return [first.model_copy(update={"seed": first.seed + i}) for i in range(self.seeds)]
 
     def results(self, names: Sequence[str]) -> Iterable[RowResult]:

@@ -1,4 +1,4 @@
-"""Named sets of training options: `default` trains best, `paper` is the reference's arithmetic."""
+"""Named sets of training options: `default` trains best, `few` from few clips, `paper` is the reference's arithmetic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOST_TRAINED = 149_999
 """Most parameters of a default prompt, its separator and its verbalizer together."""
 LONGEST_DEFAULT_PROMPT = 20
 
-RecipeName = Literal["default", "paper"]
+RecipeName = Literal["default", "few", "paper"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -141,7 +141,7 @@ class TrainingOptions(BaseModel):
         """A recipe's options with changes. UnknownName or UsageError when a name or a value is wrong."""
         if recipe not in get_args(RecipeName):
             raise UnknownName("recipe", recipe, get_args(RecipeName))
-        values = {"recipe": recipe, **(PUBLISHED if recipe == "paper" else {}), **(changes or {})}
+        values = {"recipe": recipe, **RECIPES[recipe], **(changes or {})}
         for name in values:
             if name not in cls.model_fields:
                 raise UnknownName("training option", name, cls.model_fields)
@@ -154,7 +154,9 @@ class TrainingOptions(BaseModel):
             place = ".".join(str(part) for part in first["loc"][:1])
             raise UsageError(f"training option '{place}': {first['msg']} (got {first['input']!r})") from None
         if options.rotate_validation and options.ensemble == 1:
-            raise UsageError("prompts validate in turn where there are several; ask for --ensemble 3 with it")
+            raise UsageError(
+                "prompts validate in turn where there are several; ask for --ensemble 3, or for --no-rotate-validation"
+            )
         asked = (changes or {}).get("streams")
         if options.verbalizer != "learnable" or options.recipe == "paper":
             if asked not in (None, "units"):
@@ -243,3 +245,8 @@ PUBLISHED: dict[str, Any] = {
     "seed": 100501,
 }
 """The reference's options where they differ from `default`. Source: its training script; facts of its code."""
+FEW_CLIPS = 500
+"""Training clips up to which three prompts that validate in turn are worth their steps (docs/decisions/0025)."""
+FEW: dict[str, Any] = {"ensemble": 3, "rotate_validation": True, "steps": 300}
+"""What differs from `default` where clips are few: every clip teaches most prompts, and steps for so many."""
+RECIPES: dict[str, dict[str, Any]] = {"default": {}, "few": FEW, "paper": PUBLISHED}
