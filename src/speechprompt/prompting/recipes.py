@@ -1,4 +1,4 @@
-"""Named sets of training options: `default` trains best, `few` from few clips, `paper` is the reference's arithmetic."""
+"""Named sets of training options: `default` trains best, `few` on few clips, `paper` is the reference's arithmetic."""
 
 from __future__ import annotations
 
