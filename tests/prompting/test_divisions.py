@@ -1,0 +1,72 @@
+"""What prompts that validate in turn learn from: nothing is tested, every clip has its turn, speakers stay whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from speechprompt.prompting.members import FEW_PARTS, divisions
+from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.train import train
+from speechprompt.speech.manifest import Corpus
+from speechprompt.speech.splits import shots
+from speechprompt.testing import toy_corpus
+from toys import SPOKEN
+
+CORPUS = toy_corpus(240).with_slots(["word"])
+FEW = shots(CORPUS, None, 4)
+
+
+def speaking(corpus: Corpus, train_speakers: int, valid_speakers: int) -> Corpus:
+    """The corpus with so many speakers in train, and so many others in valid."""
+    counts = {"train": train_speakers, "valid": valid_speakers, "test": 1}
+    place: Counter[str] = Counter()
+    rows = []
+    for u in corpus.utterances:
+        rows.append(replace(u, speaker=f"{u.split} {place[u.split] % counts[u.split]}"))
+        place[u.split] += 1
+    return replace(corpus, utterances=tuple(rows))
+
+
+def check(corpus: Corpus, count: int, whole: bool) -> list[int]:
+    """Every division is one of train and valid; the sizes of its validation."""
+    learnt = sorted(u.id for split in ("train", "valid") for u in corpus.split(split))
+    sizes = []
+    for taught, judged in divisions(corpus, count):
+        assert sorted(u.id for u in (*taught, *judged)) == learnt
+        assert judged
+        assert {u.labels["word"] for u in taught} == set(corpus.slots["word"])
+        assert {u.speaker for u in taught}.isdisjoint({u.speaker for u in judged}) == whole
+        sizes.append(len(judged))
+    return sizes
+
+
+def test_few_clips_are_all_divided() -> None:
+    few = speaking(FEW, 6, 6)
+    total = len(few.split("train")) + len(few.split("valid"))
+    assert 2 * len(few.split("valid")) > len(few.split("train"))
+    sizes = check(few, 3, True)
+    assert all(total / (2 * FEW_PARTS) <= size <= total / 2 for size in sizes)
+    held = [u.id for _, judged in divisions(few, FEW_PARTS) for u in judged]
+    assert sorted(held) == sorted(u.id for split in ("train", "valid") for u in few.split(split))
+
+
+def test_many_clips_keep_their_own_validation_first() -> None:
+    many = speaking(CORPUS, 12, 4)
+    assert divisions(many, 3)[0] == (many.split("train"), many.split("valid"))
+    check(many, 4, True)
+
+
+@pytest.mark.parametrize(("train_speakers", "valid_speakers"), [(1, 1), (2, 1), (2, 2), (3, 1)])
+def test_few_speakers_are_kept_whole_while_there_are_three(train_speakers: int, valid_speakers: int) -> None:
+    for corpus in (CORPUS, FEW):
+        few = speaking(corpus, train_speakers, valid_speakers)
+        check(few, 3, train_speakers + valid_speakers > 2)
+    artifact = train(
+        speaking(CORPUS, train_speakers, valid_speakers),
+        SPOKEN,
+        options=TrainingOptions(ensemble=3, rotate_validation=True, steps=2, evaluations=1, prompt_length=1),
+    )
+    assert len(artifact.members) == 3
