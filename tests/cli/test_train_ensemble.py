@@ -10,7 +10,7 @@ import pytest
 
 from cli.material import QUICK, Run, write_tone
 from cli.test_train import same
-from speechprompt.prompting import joint, training
+from speechprompt.prompting import joint, recipes, training
 
 
 def test_it_is_a_prompt_folder_like_any_other(
@@ -75,9 +75,11 @@ def test_an_interrupted_ensemble_goes_on_with_the_same_result(
 
 
 def test_few_clips_have_a_recipe_of_their_own(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
-    told = "clips to train on are few: --recipe few"
-    plain = run("train", units, "--lm", toy, "--out", tmp_path / "a", "--slots", "word", *QUICK)
+    told, quick = "clips to train on are few: --recipe few", QUICK[:-2]
+    plain = run("train", units, "--lm", toy, "--out", tmp_path / "a", "--slots", "word", *quick)
     assert told in plain.err
+    chosen = run("train", units, "--lm", toy, "--out", tmp_path / "d", "--slots", "word", *QUICK)
+    assert told not in chosen.err
     few = run(
         "train", units, "--lm", toy, "--out", tmp_path / "b", "--slots", "word", "--recipe", "few", *QUICK
     )
@@ -89,6 +91,28 @@ def test_few_clips_have_a_recipe_of_their_own(run: Run, toy: Path, units: Path, 
                 "--ensemble", 1, "--no-rotate-validation", *QUICK)  # fmt: skip
     assert alone.code == 0, alone.err
     assert "members" not in run("show", tmp_path / "c", "--json").document
+
+
+def test_prompts_that_would_be_very_short_are_told(
+    run: Run, toy: Path, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "PROMPT_BUDGET", 1_000)
+    few = run(
+        "train",
+        units,
+        "--lm",
+        toy,
+        "--out",
+        tmp_path / "a",
+        "--slots",
+        "word",
+        "--recipe",
+        "few",
+        *QUICK[:-2],
+    )
+    assert "each of 3 prompts over toy" in few.err
+    plain = run("train", units, "--lm", toy, "--out", tmp_path / "b", "--slots", "word", *QUICK[:-2])
+    assert "notice" not in plain.err
 
 
 def test_validation_in_turn_needs_several(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def train(
     While it runs, PATH.run holds a checkpoint: the same command goes on where a stopped one was. With --folds,
     PATH holds a prompt for each round (fold1, fold2, ...) and folds.json with the pooled numbers. Several sources,
     several --task, or training options with several values (--seed 0,1,2) train a prompt each, all in one run;
-    PATH then holds a folder for each.
+    PATH then holds a folder for each. With --ensemble, or the recipe few, PATH is one prompt folder all the same: its
+    prompts answer together.
     """
     from speechprompt.prompting.artifact import Artifact
 
@@ -151,7 +152,7 @@ def train(
     if several:
         train_together(terminal, jobs, spoken_lm, out, force, lm)
         return
-    _tell_few(terminal, options, len(jobs[0].corpus.split("train")))
+    _advise(terminal, options, len(jobs[0].corpus.split("train")), spoken_lm)
     artifact = train_resumably(terminal, RunFolder(out), jobs[0].corpus, spoken_lm, options, initial, force)
     reading = [*reading_flags(split_field, skip_unreadable)]
     following = ["evaluate", out, sources[0], *reading] if has_test else ["predict", "FILE", "--prompt", out]
@@ -170,11 +171,23 @@ def _encoded(
     return [replace(job, corpus=corpora[id(job.corpus)]) for job in jobs]
 
 
-def _tell_few(terminal: Terminal, options: TrainingOptions, clips: int) -> None:
-    """A notice where clips are so few that another recipe serves them better."""
-    from speechprompt.prompting.recipes import FEW_CLIPS
+def _advise(terminal: Terminal, options: TrainingOptions, clips: int, spoken_lm: SpokenLM) -> None:
+    """A notice where clips are so few that another recipe serves them better, or an LM so wide that it does not."""
+    from speechprompt.prompting.recipes import FEW, FEW_CLIPS, SHORTEST_MEMBER
 
-    if clips <= FEW_CLIPS and options.ensemble == 1 and options.recipe == "default":
+    if options.recipe == "paper" or options.prompt_length is not None:
+        return
+    count = max(options.ensemble, FEW["ensemble"])
+    length = options.model_copy(update={"ensemble": count}).length_for(
+        spoken_lm.lm.layers, spoken_lm.lm.width
+    )
+    if length < SHORTEST_MEMBER:
+        if options.ensemble > 1:
+            terminal.notice(
+                f"within 0.15 M parameters each of {count} prompts over {spoken_lm.name} has {length} vectors a layer; "
+                "--recipe default trains one longer prompt"
+            )
+    elif clips <= FEW_CLIPS and options.ensemble == 1:
         terminal.notice(
             f"{clips} clips to train on are few: --recipe few trains three prompts that answer together and validate "
             "in turn, so that every clip teaches most of them"

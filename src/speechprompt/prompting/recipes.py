@@ -245,6 +245,8 @@ PUBLISHED: dict[str, Any] = {
     "seed": 100501,
 }
 """The reference's options where they differ from `default`. Source: its training script; facts of its code."""
+SHORTEST_MEMBER = 5
+"""Vectors a layer below which prompts of an ensemble were never measured."""
 FEW_CLIPS = 500
 """Training clips up to which three prompts that validate in turn are worth their steps (docs/decisions/0025)."""
 FEW: dict[str, Any] = {"ensemble": 3, "rotate_validation": True, "steps": 300}

@@ -97,6 +97,7 @@ function details(task, spokenLm) {
     ["Spoken LM", spokenLm],
     ["Trained parameters", task.trained_parameters?.toLocaleString("en")],
     ["Prompt", `${task.prompt_length} vectors a layer, ${task.method}, ${task.verbalizer} verbalizer`],
+    ["Prompts", task.prompts > 1 ? `${task.prompts} that answer together` : ""],
     ["Recipe", task.recipe],
     ["Temperatures", Object.entries(task.temperatures ?? {}).map(([slot, value]) => `${slot} ${Number(value).toFixed(2)}`).join(", ")],
     ["Abstains below", task.threshold ? percent(task.threshold) : "never"],
