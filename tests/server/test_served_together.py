@@ -71,7 +71,10 @@ def test_every_prompt_counts_as_work(app: FastAPI, client: TestClient) -> None:
     tasks = list(app.state.service.catalogue.tasks.values())
     assert prompts_of(tasks) == 6
     engine = app.state.service.engine
-    assert engine.planned_seconds(1.0, 6) > engine.planned_seconds(1.0, 3)
+    alone = engine.planned_seconds(1.0, 0)
+    each = engine.planned_seconds(1.0, 1) - alone
+    assert engine.planned_seconds(1.0, 6) - alone == pytest.approx(6 * each)
+    assert each > 0
 
 
 def test_an_upload_may_hold_several(client: TestClient, folder: Path) -> None:

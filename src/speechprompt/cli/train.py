@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.prompting.joint import Job
     from speechprompt.prompting.recipes import TrainingOptions
+    from speechprompt.speech.manifest import Corpus
+    from speechprompt.speech.splits import Fold
     from speechprompt.spoken_lm import SpokenLM
 
 Recipe = Annotated[
@@ -134,13 +136,8 @@ def train(
     initial = None if init_from is None else Artifact.load(init_from, spoken_lm)
     if folds is not None:
         from speechprompt.cli.folds import train_folds
-        from speechprompt.speech.splits import folds as drawn_folds
 
-        drawn = drawn_folds(corpora[0], folds)  # of all utterances, as evaluate draws them again
-        corpus = encoded(corpora[0], spoken_lm, terminal, skip_unreadable)
-        corpus = with_copies(
-            corpus, spoken_lm, terminal, [options], every_split=True
-        )  # every fold trains in turn
+        corpus, drawn = _divided(terminal, corpora[0], folds, spoken_lm, options, skip_unreadable)
         document, parts = train_folds(terminal, corpus, spoken_lm, options, out, drawn, shots, initial, force)
         terminal.show(document, *parts)
         return
@@ -157,6 +154,22 @@ def train(
     reading = [*reading_flags(split_field, skip_unreadable)]
     following = ["evaluate", out, sources[0], *reading] if has_test else ["predict", "FILE", "--prompt", out]
     terminal.show(document_of(artifact, out), _facts(artifact, out), next_command(*following, lm=lm))
+
+
+def _divided(
+    terminal: Terminal,
+    corpus: Corpus,
+    count: int,
+    spoken_lm: SpokenLM,
+    options: TrainingOptions,
+    skip_unreadable: bool,
+) -> tuple[Corpus, list[Fold]]:
+    """The corpus with units and copies at other speeds, and its folds."""
+    from speechprompt.speech.splits import folds
+
+    drawn = folds(corpus, count)  # of all utterances, as evaluate draws them again
+    corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
+    return with_copies(corpus, spoken_lm, terminal, [options], every_split=True), drawn  # each trains in turn
 
 
 def _encoded(
