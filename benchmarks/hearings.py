@@ -29,14 +29,14 @@ from speechprompt.experiments.table_options import training_options
 from speechprompt.experiments.table_rounds import find_source, read_row
 from speechprompt.experiments.table_rows import read_declaration
 from speechprompt.metrics import paired_difference_interval
-from speechprompt.prompting.answer_copies import hearings_of
 from speechprompt.prompting.calibration import Calibration
-from speechprompt.prompting.finishing import scores_of
 from speechprompt.prompting.members import MEMBER_SEEDS
+from speechprompt.prompting.outputs import scores_of
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import train_runs
 from speechprompt.prompting.trust import temperatures_of
+from speechprompt.speech.hearings import hearings_of
 from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.speech.splits import draw_splits
 

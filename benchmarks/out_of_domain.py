@@ -22,8 +22,8 @@ from speechprompt.lms.batch import collate
 from speechprompt.lms.gslm_units import GslmUnitLM
 from speechprompt.prompting.artifact import read_config
 from speechprompt.prompting.domain import fit_domain
+from speechprompt.prompting.outputs import Outputs, outputs_of
 from speechprompt.prompting.run import Examples
-from speechprompt.prompting.trust import Outputs, outputs_of
 from speechprompt.speech.buckets import length_buckets
 from speechprompt.speech.units import Units
 

@@ -37,8 +37,8 @@ from speechprompt.metrics import Interval, accuracy_interval, paired_difference_
 from speechprompt.pretraining.material import gather, trains
 from speechprompt.pretraining.prosodic_lm import PgslmKind, pretrain_prosodic_lm
 from speechprompt.pretraining.unit_lm_options import ProsodicLmOptions
-from speechprompt.prompting.finishing import scores_of
 from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.outputs import scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task

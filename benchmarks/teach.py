@@ -17,7 +17,7 @@ import torch
 
 from speechprompt import SpokenLM
 from speechprompt.prompting.calibration import Calibration
-from speechprompt.prompting.finishing import scores_of
+from speechprompt.prompting.outputs import scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task

@@ -20,12 +20,13 @@ from speechprompt.experiments.methods import prompt_run
 from speechprompt.experiments.table_cells import FeatureCache, Measure
 from speechprompt.experiments.table_options import training_options
 from speechprompt.experiments.table_rounds import Round
-from speechprompt.prompting.answer_copies import answer_scores, hearings_of
+from speechprompt.prompting.answer_copies import answer_scores
 from speechprompt.prompting.predictor import Predictor, Question
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import train_runs
 from speechprompt.speech.audio import read_waveform
+from speechprompt.speech.hearings import hearings_of
 from speechprompt.speech.manifest import Corpus, Utterance, write_manifest
 from speechprompt.speech.speeds import AnswerCopies, at_speed
 from speechprompt.speech.units import Units
@@ -129,8 +130,8 @@ def test_a_clip_too_short_to_hasten_is_heard_as_it_is_and_its_neighbours_are_not
     short, long = (random.standard_normal(n).astype(np.float32) * 0.1 for n in (161, 5000))
     predictor = Predictor(spoken_of(ToyTokenizer()), [ARTIFACT], copies=2)
     first, second = predictor.encode([short, long])
-    assert first.copies[1] == first.windows
-    assert second.copies[1] == (ToyTokenizer().encode(at_speed(long, 1.1)),)
+    assert first.copies[1.1] == first.windows
+    assert second.copies[1.1] == (ToyTokenizer().encode(at_speed(long, 1.1)),)
     assert len(predictor.predict([short, long])) == 2
 
 
@@ -138,11 +139,11 @@ def test_a_copy_too_long_for_the_lm_is_the_clip_as_it_is_through_both_doors(corp
     spoken = spoken_of(ToyTokenizer())
     predictor = Predictor(spoken, [ARTIFACT], copies=2)
     clips = predictor.encode([str(u.audio) for u in corpus.utterances])
-    heard = next(one for one in clips if len(one.copies[0][0]) > one.unit_count)
+    heard = next(one for one in clips if len(one.copies[0.9][0]) > one.unit_count)
     spoken.lm.max_units = heard.unit_count
     [answer] = predictor.answer([Question(heard, predictor.prompts.chosen()[0])])
     [plain] = heard.windows
-    kept = [w if len(w) <= len(plain) else plain for w in (plain, *(c[0] for c in heard.copies))]
+    kept = [w if len(w) <= len(plain) else plain for w in (plain, *(c[0] for c in heard.copies.values()))]
     logs = torch.stack([scores_alone(spoken.lm, ARTIFACT.entry, w)["word"] for w in kept]).mean(0)
     row = next(u for u in corpus.utterances if str(u.audio) == heard.source)
     one = replace(corpus, utterances=(replace(row, split="test"),))
@@ -237,6 +238,14 @@ def test_the_cells_of_a_table_are_what_prompts_and_ngrams_answer_over_copies(
     assert cell.predictions == tuple(sorted(names)[i] for i in np.argmax(means, 1))
 
 
+def test_a_tables_trainings_know_nothing_of_the_copies_that_it_answers_over() -> None:
+    """Cells are kept under what a row says, and calibrate for themselves."""
+    asked, plain = (training_options(values, 3) for values in ({"answer_copies": 4}, {}))
+    assert (asked.answer_copies, plain.answer_copies) == (4, 0)
+    assert asked.options == plain.options
+    assert asked.options.model_dump_json() == plain.options.model_dump_json()
+
+
 @pytest.mark.parametrize("copies", [1, -2, "two"])
 def test_a_table_refuses_copies_that_cannot_be(corpus: Corpus, tmp_path: Path, copies: object) -> None:
     (tmp_path / "data").mkdir()
@@ -257,7 +266,7 @@ def test_copies_are_part_of_what_a_cached_clip_is(corpus: Corpus) -> None:
     several.predict(clip)
     single = Predictor(spoken, [ARTIFACT], cache=several.encoder.cache)
     [heard] = single.encode([clip])
-    assert (tokenizer.encoded, heard.copies) == (3, ())
+    assert (tokenizer.encoded, heard.copies) == (3, {})
     assert heard.windows == (ToyTokenizer().encode(read_waveform(clip, 8000, None, None)[0]),)
 
 

@@ -277,10 +277,10 @@ def test_a_stopped_run_goes_on_over_as_many_copies_only(tmp_path: Path, copies: 
     before = part.read_text()
     for asked in (0, 4):
         with pytest.raises(CorpusError, match=f"answers over {copies} copies of each clip"):
-            PredictionFile.open(tmp_path / "a.jsonl", {"x": "1"}, "float32", copies=asked)
+            PredictionFile.open(tmp_path / "a.jsonl", {"x": "1"}, "float32", copies={"x": asked})
     assert part.read_text() == before
     if copies == 2:
-        with PredictionFile.open(tmp_path / "a.jsonl", {"x": "1"}, "float32", copies=2) as file:
+        with PredictionFile.open(tmp_path / "a.jsonl", {"x": "1"}, "float32", copies={"x": 2}) as file:
             assert set(file.done) == {"a"}
 
 

@@ -13,8 +13,8 @@ from speechprompt.evaluation.ensembles import (
 )
 from speechprompt.evaluation.evaluate import evaluate
 from speechprompt.prompting.calibration import Calibration
-from speechprompt.prompting.finishing import scores_of
 from speechprompt.prompting.members import combined
+from speechprompt.prompting.outputs import scores_of
 from speechprompt.prompting.task import Task
 from toys import CORPUS, SPOKEN, TASK, TEST, artifact_of, entry_of
 

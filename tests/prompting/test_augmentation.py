@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from speechprompt.errors import TrainingError
 from speechprompt.prompting.augmentation import augmented
-from speechprompt.prompting.finishing import scores_of
+from speechprompt.prompting.outputs import scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.training import evaluate_run, train_runs

@@ -16,12 +16,12 @@ from speechprompt.lms.batch import collate
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.calibration import fit_temperature
 from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.outputs import outputs_of
 from speechprompt.prompting.readings import COUNTS, ngram_buckets, ngram_stream, unit_ngrams
 from speechprompt.prompting.recipes import MOST_TRAINED, TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import train_runs
-from speechprompt.prompting.trust import outputs_of
 from speechprompt.speech.units import Units
 from speechprompt.testing import UNIT_COUNT, toy_lm
 from toys import SPOKEN, TASK, TRAIN, artifact_of, entry_of, scores, scores_alone, some_units, with_garbage

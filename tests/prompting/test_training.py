@@ -22,8 +22,8 @@ from torch import Tensor
 from speechprompt.errors import CorpusError, TrainingError
 from speechprompt.prompting import training
 from speechprompt.prompting.artifact import Artifact
-from speechprompt.prompting.finishing import scores_of
 from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.outputs import scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.train import train, train_many

@@ -16,7 +16,7 @@ from server.test_served_copies import rough_clip
 from speechprompt.evaluation.occlusion import occlude_together, pooled
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.predictor import Predictor
-from speechprompt.server.catalogue import prompts_of
+from speechprompt.server.catalogue import readings_of
 from toys import SPOKEN, together_of
 
 
@@ -69,7 +69,7 @@ def test_parts_that_matter_are_those_of_all_prompts(client: TestClient, folder: 
 
 def test_every_prompt_counts_as_work(app: FastAPI, client: TestClient) -> None:
     tasks = list(app.state.service.catalogue.tasks.values())
-    assert prompts_of(tasks) == 6
+    assert readings_of(tasks) == 6
     engine = app.state.service.engine
     alone = engine.planned_seconds(1.0, 0)
     each = engine.planned_seconds(1.0, 1) - alone

@@ -69,11 +69,12 @@ Threads = Annotated[
     ),
 ]
 Copies = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--copies",
         metavar="N",
-        help="Hear every clip at N (even) other speeds too and answer with the mean; 2 cost three times the time.",
+        help="Hear every clip at N (even) other speeds too and answer with the mean; 2 cost three times the time. "
+        "By default as each prompt was trained to (train --answer-copies; 0 for most).",
     ),
 ]
 Seed = Annotated[

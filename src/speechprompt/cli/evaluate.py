@@ -62,7 +62,7 @@ def evaluate(
     save: Annotated[
         bool, typer.Option("--save", help="Keep the numbers in the prompt's metrics.json and README.md.")
     ] = False,
-    copies: Copies = 0,
+    copies: Copies = None,
     lm: ArtifactLm = None,
     split_field: SplitField = "split",
     skip_unreadable: SkipUnreadable = False,
@@ -76,7 +76,8 @@ def evaluate(
     The difference to a baseline is paired: it is taken on the same utterances. Two prompts for the same slots
     are compared with McNemar's test. An ensemble answers with the mean log-probability of its prompts. A prompt of
     train --folds is scored on its own fold, and the baselines of one of train --shots learn from the same shots.
-    With --copies prompts answer over several hearings of a clip; the baselines hear it once.
+    With --copies, or where a prompt was trained with --answer-copies, it answers over several hearings of a clip; the
+    baselines hear it once.
     """
     names = baseline_names(baselines)
     folders, source = _asked(things, ensemble, copies)
@@ -90,7 +91,7 @@ def evaluate(
         corpus = corpus_for(
             terminal, spoken_lm, artifact, source, split, split_field, bool(names), skip_unreadable
         )
-        corpus = heard_again(terminal, corpus, spoken_lm, split, copies)
+        corpus = heard_again(terminal, corpus, spoken_lm, split, artifact.copies(copies))
         evaluations.append(scored(terminal, spoken_lm, artifact, corpus, split, names, free, seed, copies))
     if ensemble:
         evaluations.append(together(terminal, spoken_lm, artifacts, corpus, split, seed, copies))
@@ -105,11 +106,11 @@ def evaluate(
     terminal.show(document, *parts, *map(_sentence, comparisons))
 
 
-def _asked(things: Sequence[str], ensemble: bool, copies: int) -> tuple[Sequence[str], str]:
+def _asked(things: Sequence[str], ensemble: bool, copies: int | None) -> tuple[Sequence[str], str]:
     """The prompt folders and the source. UsageError for too few of them, or copies that cannot be heard."""
     from speechprompt.speech.speeds import AnswerCopies
 
-    AnswerCopies(copies).speeds()
+    AnswerCopies(copies or 0).speeds()
     if ensemble and len(things) < 3:
         raise UsageError("an ensemble needs two prompt folders or more, and then a source")
     if len(things) < 2:
@@ -194,7 +195,7 @@ def scored(
     names: Sequence[str],
     free: bool = False,
     seed: int = 0,
-    copies: int = 0,
+    copies: int | None = None,
 ) -> Evaluation:
     """One prompt's evaluation; a train split that is absent leaves the baselines out, with a notice."""
     from speechprompt.evaluation.evaluate import evaluate as evaluate_prompt
@@ -213,7 +214,7 @@ def together(
     corpus: Corpus,
     split: str,
     seed: int = 0,
-    copies: int = 0,
+    copies: int | None = None,
 ) -> Evaluation:
     """All prompts as one classifier; tells what its members train in all."""
     from speechprompt.evaluation.ensembles import evaluate_ensemble, trained_parameters
@@ -252,6 +253,8 @@ def parts_of(evaluation: Evaluation) -> list[Any]:
     over = f"{numbers.utterance_count} utterances of {evaluation.split}"
     if numbers.speaker_count:
         over += f", {numbers.speaker_count} speakers"
+    if evaluation.copies:
+        over += f", each heard at {evaluation.copies} other speeds too"
     rows = [(evaluation.name, interval(numbers.accuracy), _macro_f1(evaluation), "")]
     rows += [
         (b.name, interval(b.accuracy), f"{100 * b.macro_f1:.1f}", interval(b.difference, points=True))

@@ -12,10 +12,10 @@ from speechprompt.cli.terminal import Terminal
 from speechprompt.errors import CorpusError, UnknownName, UsageError
 
 if TYPE_CHECKING:
+    from speechprompt.encoding import Encoded
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.prompting.recipes import TrainingOptions
     from speechprompt.speech.manifest import Corpus
-    from speechprompt.speech.speeds import AnswerCopies, SpeedCopies
     from speechprompt.spoken_lm import Dtype, SpokenLM
 
 MOST_THREADS = 4
@@ -125,31 +125,31 @@ def with_copies(
     every_split: bool = False,
 ) -> Corpus:
     """The encoded corpus with the copies at other speeds that training options ask for; tells progress and notices."""
-    from speechprompt.prompting.recipes import taught_splits
+    from speechprompt.prompting.training_copies import with_training_copies
 
-    wanted = {options.copying for options in variants if options.speed_copies}
-    splits = None if every_split else taught_splits(variants)
-    return _heard(corpus, spoken_lm, terminal, sorted(wanted), splits) if wanted else corpus
+    if not any(options.speed_copies or options.answer_copies for options in variants):
+        return corpus
+    with terminal.progress("encoding at other speeds") as progress:
+        found = with_training_copies(corpus, spoken_lm, variants, progress.update, every_split)
+    return _told(terminal, found)
 
 
 def heard_again(terminal: Terminal, corpus: Corpus, spoken_lm: SpokenLM, split: str, copies: int) -> Corpus:
     """The encoded corpus with the units of a split at the speeds of so many answer copies; tells progress."""
+    from speechprompt.encoding import with_speed_copies
     from speechprompt.speech.speeds import AnswerCopies
 
-    return _heard(corpus, spoken_lm, terminal, [AnswerCopies(copies)], (split,)) if copies else corpus
-
-
-def _heard(
-    corpus: Corpus,
-    spoken_lm: SpokenLM,
-    terminal: Terminal,
-    wanted: Sequence[SpeedCopies | AnswerCopies],
-    splits: Sequence[str] | None,
-) -> Corpus:
-    from speechprompt.encoding import with_speed_copies
-
+    if not copies:
+        return corpus
     with terminal.progress("encoding at other speeds") as progress:
-        found = with_speed_copies(corpus, spoken_lm, wanted, listener=progress.update, splits=splits)
+        found = with_speed_copies(
+            corpus, spoken_lm, [AnswerCopies(copies)], listener=progress.update, splits=(split,)
+        )
+    return _told(terminal, found)
+
+
+def _told(terminal: Terminal, found: Encoded) -> Corpus:
+    """What was encoded, its notices told."""
     for notice in found.notices:
         terminal.notice(notice)
     return found.corpus

@@ -63,7 +63,7 @@ def predict(
     windows: Annotated[
         bool, typer.Option("--windows", help="Show the answer in each window of long clips.")
     ] = False,
-    copies: Copies = 0,
+    copies: Copies = None,
     lm: ArtifactLm = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -73,14 +73,15 @@ def predict(
 
     A file that cannot be read is listed and the rest go on; the exit code is then 1. With --json every answer
     is one line of its own. With --out a second run answers what is new or failed, and a stopped one goes on; all
-    answers of a file are computed in one precision and over as many copies. Clips that come as units have none.
+    answers of a prompt in a file are computed in one precision and over as many copies. Clips that come as units have
+    none.
     """
     from speechprompt.prompting.artifact import content_hash
     from speechprompt.prompting.bulk import answer_all
     from speechprompt.prompting.predictor import Predictor
     from speechprompt.speech.speeds import AnswerCopies
 
-    AnswerCopies(copies).speeds()  # an odd number is refused before anything is read
+    AnswerCopies(copies or 0).speeds()  # an odd number is refused before anything is read
     if out is not None:
         check_writable(out)
     listed, tokenizer = listed_clips(files)
@@ -95,7 +96,8 @@ def predict(
         return
     digests = {prompt.name: content_hash(folder) for prompt, folder in zip(asked, prompts, strict=True)}
     precision = str(spoken_lm.lm.dtype).removeprefix("torch.")
-    with PredictionFile.open(out, digests, precision, force, copies) as file:
+    heard = {prompt.name: len(prompt.speeds(copies)) for prompt in asked}
+    with PredictionFile.open(out, digests, precision, force, heard) as file:
         left = file.left(listed)
         _write(terminal, file, _told(terminal, answer_all(predictor, left, asked), len(left)), listed)
 

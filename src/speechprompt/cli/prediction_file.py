@@ -36,8 +36,8 @@ UNRECORDED = "float32"
 
 @dataclass
 class PredictionFile:
-    """The answers of some prompts (`digests`: their hashes by task) in `out`, which the LM computes in `dtype` over
-    so many `copies` of each clip.
+    """The answers of some prompts (`digests`: their hashes by task) in `out`, which the LM computes in `dtype`, each
+    task's over so many `copies` of a clip (0 for one that is not named).
 
     `done` names the clips that are answered, with their sources. One run at a time holds a file.
     """
@@ -46,7 +46,7 @@ class PredictionFile:
     digests: Mapping[str, str]
     dtype: str
     force: bool = False
-    copies: int = 0
+    copies: Mapping[str, int] = field(default_factory=dict)
     done: dict[str, str] = field(default_factory=dict)
     _file: IO[str] | None = None
     _lock: FileLock | None = None
@@ -58,7 +58,12 @@ class PredictionFile:
 
     @classmethod
     def open(
-        cls, out: Path, digests: Mapping[str, str], dtype: str, force: bool = False, copies: int = 0
+        cls,
+        out: Path,
+        digests: Mapping[str, str],
+        dtype: str,
+        force: bool = False,
+        copies: Mapping[str, int] | None = None,
     ) -> PredictionFile:
         """Find what is answered already; failed clips are not. Starts `OUT.part`, without what was cut off in it.
 
@@ -69,7 +74,7 @@ class PredictionFile:
         """
         if out.suffix not in READERS:
             raise UsageError(f"{out} is written by its ending; take one of {', '.join(READERS)}")
-        found = cls(out, digests, dtype, force, copies)
+        found = cls(out, digests, dtype, force, copies or {})
         out.parent.mkdir(parents=True, exist_ok=True)
         found._hold()
         try:
@@ -128,9 +133,9 @@ class PredictionFile:
                 f"{self.out} holds answers computed in {known}, and this run computes in {self.dtype}; "
                 f"pass --dtype {known} to go on, choose another --out, or pass --force to start it anew"
             )
-        if (heard := str(row.get("copies") or 0)) != str(self.copies):
+        if (heard := str(row.get("copies") or 0)) != str(ours := self.copies.get(task, 0)):
             return (
-                f"{self.out} holds answers over {heard} copies of each clip, and this run's are over {self.copies}; "
+                f"{self.out} holds answers over {heard} copies of each clip, and this run's are over {ours}; "
                 f"pass --copies {heard} to go on, choose another --out, or pass --force to start it anew"
             )
         return None
@@ -211,7 +216,9 @@ class PredictionFile:
                     yield row
 
 
-def rows_of(answered: Answered, digests: Mapping[str, str], dtype: str, copies: int = 0) -> Iterator[Row]:
+def rows_of(
+    answered: Answered, digests: Mapping[str, str], dtype: str, copies: Mapping[str, int]
+) -> Iterator[Row]:
     """A JSON row a task, or the one of an error."""
     listed = answered.clip
     if answered.error is not None:
@@ -221,7 +228,7 @@ def rows_of(answered: Answered, digests: Mapping[str, str], dtype: str, copies: 
             "id": listed.id,
             "prompt": digests[prediction.task],
             "dtype": dtype,
-            "copies": copies,
+            "copies": copies.get(prediction.task, 0),
             **prediction.to_json(),
         }
 

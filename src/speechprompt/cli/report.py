@@ -23,7 +23,7 @@ from speechprompt.cli.commands import (
     check_writable,
 )
 from speechprompt.cli.evaluate import Baselines, baseline_names, corpus_for, scored
-from speechprompt.cli.materials import open_artifacts
+from speechprompt.cli.materials import heard_again, open_artifacts
 from speechprompt.cli.show import Folder
 from speechprompt.cli.terminal import Terminal, interval
 from speechprompt.errors import OutputExists
@@ -70,6 +70,7 @@ def report(
     check_writable(out)
     spoken_lm, [loaded] = open_artifacts([Path(artifact)], lm, device, dtype, threads)
     corpus = corpus_for(terminal, spoken_lm, loaded, source, split, split_field, bool(names), skip_unreadable)
+    corpus = heard_again(terminal, corpus, spoken_lm, split, loaded.copies())
     evaluation = scored(terminal, spoken_lm, loaded, corpus, split, names, seed=seed)
     section = task_section(loaded, evaluation, spoken_lm, corpus.split(split))
     page = Report(title or loaded.name, (section,), origins(loaded.config, corpus.name, seed))

@@ -47,6 +47,7 @@ def _parts(folder: Path, config: PromptConfig, metrics: Mapping[str, Any]) -> li
         "verbalizer": f"{config.verbalizer_name}, {config.decoding}",
         "trained parameters": f"{config.trained_parameters:,}",
         "prompts": f"{len(config.members)} that answer together" if config.members else None,
+        "answers": _answers(config.answer_copies),
         "recipe": f"{config.recipe}, seed {config.seed}",
         "data": f"{corpus.get('name')} ({counts})",
         "abstains": _abstention(config.threshold, metrics),
@@ -61,6 +62,11 @@ def _parts(folder: Path, config: PromptConfig, metrics: Mapping[str, Any]) -> li
     if numbers:
         parts += [table(("split", "accuracy", ""), numbers), ""]
     return [*parts, "training options", pairs({f"  {k.replace('_', '-')}": v for k, v in options.items()})]
+
+
+def _answers(copies: int) -> str | None:
+    """How a clip is heard, where that is more than once."""
+    return f"the mean over a clip and {copies} copies of it at other speeds" if copies else None
 
 
 def _shots(draw: object) -> str | None:
@@ -85,14 +91,16 @@ def _listed(labels: list[str]) -> str:
 
 def _number_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Accuracy by split: a number from training, an interval from an evaluation."""
+    from speechprompt.prompting.artifact import over_copies
+
     rows = []
     for split, numbers in metrics.items():
         if not isinstance(numbers, Mapping) or "accuracy" not in numbers:
             continue
-        accuracy = numbers["accuracy"]
+        accuracy, heard = numbers["accuracy"], over_copies(numbers.get("copies"))
         if isinstance(accuracy, Mapping):
             ends = f"[{percent(accuracy['low'])}, {percent(accuracy['high'])}]"
-            rows.append((split, percent(accuracy["estimate"]), ends))
+            rows.append((split, percent(accuracy["estimate"]), ends + heard))
         else:
-            rows.append((split, percent(accuracy), f"best of training, step {numbers.get('step')}"))
+            rows.append((split, percent(accuracy), f"best of training, step {numbers.get('step')}{heard}"))
     return rows

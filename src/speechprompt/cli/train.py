@@ -244,12 +244,14 @@ def _of_all(artifact: Artifact) -> str:
 
 
 def _facts(artifact: Artifact, out: Path) -> Any:
+    from speechprompt.prompting.artifact import over_copies
+
     config, valid = artifact.config, artifact.metrics["valid"]
     return pairs(
         {
             "prompt": str(out),
             "answers": ", ".join(f"{slot} ({len(labels)} labels)" for slot, labels in config.slots.items()),
-            "valid accuracy": f"{percent(valid['accuracy'])} at step {valid['step']}",
+            "valid accuracy": f"{percent(valid['accuracy'])} at step {valid['step']}{over_copies(valid.get('copies'))}",
             "trained parameters": f"{config.trained_parameters:,}{_of_all(artifact)} on the frozen {config.spoken_lm}",
             "seconds": artifact.metrics["training_seconds"],
         }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from speechprompt.encoding import check_lengths, encode_corpus
 from speechprompt.errors import UsageError
-from speechprompt.evaluation.evaluate import Evaluation, split_of, with_answer_copies
+from speechprompt.evaluation.evaluate import Evaluation, heard_over, split_of, with_answer_copies
 from speechprompt.evaluation.summary import AnsweredUtterance, SlotAnswer, summarise
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.spoken_lm import SpokenLM
@@ -25,15 +25,20 @@ def evaluate_ensemble(
     corpus: Corpus,
     split: str = "test",
     seed: int = 0,
-    copies: int = 0,
+    copies: int | None = None,
 ) -> Evaluation:
-    """The numbers of prompts that answer together. Errors as in `evaluate`, and UsageError for other slots."""
+    """The numbers of prompts that answer together, each over its own copies or all over so many.
+
+    Errors as in `evaluate`, and UsageError for other slots.
+    """
     encoded = encode_corpus(corpus, spoken_lm).corpus
-    test = split_of(with_answer_copies(encoded, spoken_lm, split, copies), split)
+    heard = [artifact.copies(copies) for artifact in artifacts]
+    test = split_of(with_answer_copies(encoded, spoken_lm, split, *heard), split)
     check_lengths(test, spoken_lm.lm.max_units)
     rows = ensemble_answers(spoken_lm.lm, artifacts, test, copies)
     numbers = summarise(rows, artifacts[0].entry.task.slots, seed)
-    return Evaluation(f"ensemble of {len(artifacts)}", split, numbers, tuple(rows))
+    name = f"ensemble of {len(artifacts)}"
+    return Evaluation(name, split, numbers, tuple(rows), copies=heard_over(test, max(heard)))
 
 
 def trained_parameters(artifacts: Sequence[Artifact]) -> int:
@@ -42,7 +47,7 @@ def trained_parameters(artifacts: Sequence[Artifact]) -> int:
 
 
 def ensemble_answers(
-    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance], copies: int = 0
+    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance], copies: int | None = None
 ) -> list[AnsweredUtterance]:
     """What the members together answer to each utterance, in order."""
     slots = artifacts[0].entry.task.slots
@@ -63,7 +68,7 @@ def ensemble_answers(
 
 
 def ensemble_scores(
-    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance], copies: int = 0
+    lm: UnitLM, artifacts: Sequence[Artifact], utterances: Sequence[Utterance], copies: int | None = None
 ) -> dict[str, Tensor]:
     """Log-probabilities (n,C) of every slot: the members' calibrated ones, averaged and normalised again.
 

@@ -49,7 +49,10 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One artifact on one split."""
+    """One artifact on one split, whose utterances it heard at so many other speeds (`copies`) too.
+
+    Of several artifacts together, as many as the one that heard most.
+    """
 
     name: str
     split: str
@@ -57,6 +60,7 @@ class Evaluation:
     rows: tuple[AnsweredUtterance, ...]
     baselines: tuple[BaselineScore, ...] = ()
     free_accuracy: float | None = None
+    copies: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Numbers and baselines; the answers themselves are left to `rows`."""
@@ -66,6 +70,7 @@ class Evaluation:
             **self.numbers.to_json(),
             "baselines": [asdict(score) for score in self.baselines],
             "free_decoding_accuracy": self.free_accuracy,
+            "copies": self.copies,
         }
 
 
@@ -96,16 +101,16 @@ def evaluate(
     baselines: Sequence[str] = BASELINES,
     free: bool = False,
     seed: int = 0,
-    copies: int = 0,
+    copies: int | None = None,
 ) -> Evaluation:
     """Answers, numbers with 95 % intervals, and baselines trained on the corpus's train split.
 
     The splits are the corpus's own: `as_trained` divides a source as a prompt of one fold or few shots had it.
     Decoding is constrained to each slot's labels; `free` adds the accuracy of the reference's free greedy
-    decoding, in which an answer that is no label is wrong. With `copies` the prompt, not the baselines, hears every
-    utterance at so many other speeds too (answer_copies.py). CorpusError when the split is empty or has a label
-    that the artifact does not know; UsageError when `free` and its outputs have no end or several prompts answer
-    together, or for odd `copies`.
+    decoding, in which an answer that is no label is wrong and every utterance is heard once. The prompt, not the
+    baselines, hears every utterance at other speeds too (answer_copies.py): at so many as it was trained to answer
+    over, or as `copies` says. CorpusError when the split is empty or has a label that the artifact does not know;
+    UsageError when `free` and its outputs have no end or several prompts answer together, or for odd `copies`.
     """
     if free and artifact.others:
         raise UsageError(
@@ -117,11 +122,12 @@ def evaluate(
             f"'{artifact.name}' has outputs for labels only, so it cannot decode freely; leave --free out, or train "
             "it with --recipe paper"
         )
-    corpus = with_answer_copies(encode_corpus(corpus, spoken_lm).corpus, spoken_lm, split, copies)
+    heard = artifact.copies(copies)
+    corpus = with_answer_copies(encode_corpus(corpus, spoken_lm).corpus, spoken_lm, split, heard)
     test = split_of(corpus, split)
     learnt = (*corpus.split("train"), *corpus.split("valid")) if "probe" in baselines else ()
     check_lengths((*test, *learnt), spoken_lm.lm.max_units)
-    rows = answers(spoken_lm.lm, artifact, test, copies)
+    rows = answers(spoken_lm.lm, artifact, test, heard)
     numbers = summarise(rows, artifact.entry.task.slots, seed)
     scores = [
         BaselineScore.beside(result, rows, seed)
@@ -130,18 +136,25 @@ def evaluate(
         )
     ]
     correct = _free_accuracy(spoken_lm.lm, artifact, test) if free else None
-    return Evaluation(artifact.name, split, numbers, tuple(rows), tuple(scores), correct)
+    return Evaluation(
+        artifact.name, split, numbers, tuple(rows), tuple(scores), correct, heard_over(test, heard)
+    )
 
 
-def with_answer_copies(corpus: Corpus, spoken_lm: SpokenLM, split: str, copies: int) -> Corpus:
-    """The corpus with the units that a split's utterances have at the speeds of so many copies."""
-    return with_speed_copies(corpus, spoken_lm, [AnswerCopies(copies)], splits=(split,)).corpus
+def with_answer_copies(corpus: Corpus, spoken_lm: SpokenLM, split: str, *copies: int) -> Corpus:
+    """The corpus with the units that a split's utterances have at the speeds of so many copies, of each number."""
+    return with_speed_copies(corpus, spoken_lm, map(AnswerCopies, copies), splits=(split,)).corpus
+
+
+def heard_over(utterances: Sequence[Utterance], copies: int) -> int:
+    """How many copies of utterances there are where so many are asked for: those that come as units have none."""
+    return copies if any(u.audio is not None for u in utterances) else 0
 
 
 def answers(
-    lm: UnitLM, artifact: Artifact, utterances: Sequence[Utterance], copies: int = 0
+    lm: UnitLM, artifact: Artifact, utterances: Sequence[Utterance], copies: int | None = None
 ) -> list[AnsweredUtterance]:
-    """What the artifact answers to each utterance, calibrated, in order; over so many copies too."""
+    """What the artifact answers to each utterance, calibrated, in order; over so many copies too, or its own number."""
     from speechprompt.prompting.answer_copies import artifact_scores
 
     task, calibration = artifact.entry.task, artifact.config.calibration

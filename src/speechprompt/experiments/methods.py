@@ -14,8 +14,9 @@ from speechprompt.experiments.demo import Update
 from speechprompt.experiments.tuning import finetuning_run, lora_run, require_gslm, require_peft
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact
-from speechprompt.prompting.finishing import finish, scores_of
+from speechprompt.prompting.finishing import finish
 from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.outputs import scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
@@ -113,7 +114,9 @@ def _trained(
     name: str, spoken_lm: SpokenLM, corpus: Corpus, task: Task, options: TrainingOptions, update: Update
 ) -> MethodAnswers:
     train = Examples.to_train(task, corpus.split("train"), options)
-    valid, test = (Examples.of(task, corpus.split(split)) for split in ("valid", "test"))
+    valid, test = (
+        Examples.of(task, corpus.split(split), options.answer_copies) for split in ("valid", "test")
+    )
     started = perf_counter()
     lm, run = STARTS[name](spoken_lm.lm, task, options, train, valid)
 

@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from speechprompt.corpora.registry import describe, prepare
-from speechprompt.encoding import encode_corpus, with_speed_copies
+from speechprompt.encoding import encode_corpus
 from speechprompt.errors import CorpusError, WorkError
 from speechprompt.evaluation.baselines import WHOLE, NgramBaseline, slot_labels
 from speechprompt.evaluation.evaluate import evaluate, split_of
@@ -30,6 +30,7 @@ from speechprompt.prompting.initialisation import new_entry
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
+from speechprompt.prompting.training_copies import with_training_copies
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.splits import require_trainable
 from speechprompt.spoken_lm import SpokenLM
@@ -75,7 +76,7 @@ class RowRun:
     def start(self, options: TrainingOptions, spoken_lm: SpokenLM) -> Run:
         """A training that has not begun."""
         train = Examples.to_train(self.task, self.corpus.split("train"), options)
-        valid = Examples.of(self.task, self.corpus.split("valid"))
+        valid = Examples.of(self.task, self.corpus.split("valid"), options.answer_copies)
         entry = new_entry(self.task, spoken_lm.lm, options, train.units, train.targets)
         return Run(f"{self.name} seed {options.seed}", entry, options, train, valid)
 
@@ -178,10 +179,10 @@ def open_row(
         listener=lambda n, total: update(n, total, "clips"),
         most_units=spoken_lm.lm.max_units,
     )
-    copied = with_speed_copies(
+    copied = with_training_copies(
         encoded.corpus,
         spoken_lm,
-        [options.copying for options in variants],
+        variants,
         listener=lambda n, total: update(n, total, "copies at other speeds"),
     )
     return RowRun(

@@ -99,6 +99,8 @@ def _range(name: str, low: str, high: str, text: str) -> Range:
         raise UsageError(f"'{text}' is not name=low:high with two numbers") from None
     if not (math.isfinite(found.low) and math.isfinite(found.high) and found.low < found.high):
         raise UsageError(f"'{text}': the first number must be the smaller one")
+    if name == "answer_copies":
+        raise UsageError(f"'{text}' has odd numbers in it; list even ones: answer-copies=0,2,4")
     return found
 
 

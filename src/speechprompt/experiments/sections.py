@@ -34,7 +34,12 @@ def task_section(
 ) -> TaskSection:
     """The section of one task; `utterances` are those that were scored, with units, for the examples."""
     count = len(artifact.members)
-    notices = (f"{count} prompts answer together; the verbalizer is the first's.",) if count > 1 else ()
+    notices = [f"{count} prompts answer together; the verbalizer is the first's."] if count > 1 else []
+    if evaluation.copies:
+        notices.append(
+            f"Each clip is heard at {evaluation.copies} other speeds too, and the answer is the mean; examples are "
+            "drawn as they were recorded."
+        )
     examples = pick_examples(evaluation.rows, artifact.entry.task.slots)
     return TaskSection(
         name=evaluation.name,
@@ -45,7 +50,7 @@ def task_section(
         learning=learning_of(artifact),
         verbalizers=verbalizers_of(artifact, spoken_lm.lm),
         examples=illustrated(examples, artifact, spoken_lm, utterances),
-        notices=notices,
+        notices=tuple(notices),
     )
 
 

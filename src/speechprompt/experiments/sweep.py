@@ -93,9 +93,9 @@ class Sweep:
         remove_checkpoint(self.folder / CHECKPOINT)
 
     def _train(self, proposed: Sequence[Changes], known: int, tell: Listener) -> list[tuple[Trial, Artifact]]:
-        from speechprompt.encoding import with_speed_copies
         from speechprompt.prompting.joint import Job, train_jobs
-        from speechprompt.prompting.recipes import TrainingOptions, taught_splits
+        from speechprompt.prompting.recipes import TrainingOptions
+        from speechprompt.prompting.training_copies import with_training_copies
 
         fixed = self.options.given()
         jobs = [
@@ -108,8 +108,7 @@ class Sweep:
             for place, changes in enumerate(proposed)
         ]
         variants = [job.options for job in jobs]
-        wanted, taught = [options.copying for options in variants], taught_splits(variants)
-        self.corpus = with_speed_copies(self.corpus, self.spoken_lm, wanted, splits=taught).corpus
+        self.corpus = with_training_copies(self.corpus, self.spoken_lm, variants).corpus
         jobs = [replace(job, corpus=self.corpus) for job in jobs]
         artifacts = train_jobs(jobs, self.spoken_lm, tell, self.folder / CHECKPOINT)
         found = []

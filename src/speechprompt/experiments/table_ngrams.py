@@ -11,9 +11,9 @@ import numpy as np
 from speechprompt.evaluation.baselines import LABEL_JOINT, NgramBaseline
 from speechprompt.experiments.table_rounds import Round
 from speechprompt.metrics import accuracy
-from speechprompt.prompting.answer_copies import hearings_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples
+from speechprompt.speech.hearings import hearings_of
 from speechprompt.speech.manifest import Utterance
 
 STRENGTHS = (0.5, 0.1, 2.0)

@@ -24,7 +24,7 @@ class Asked(NamedTuple):
 
 def training_options(values: Mapping[str, Any], seed: int) -> Asked:
     """Training options and a row's own `answer_copies`. UsageError or UnknownName when wrong."""
-    changes = dict(values)
+    changes = dict(values)  # cells calibrate for themselves, so their trainings have no option of that name
     copies, recipe = changes.pop("answer_copies", 0), changes.pop("recipe", "default")
     if not isinstance(copies, int):
         raise UsageError(f"'answer_copies' must be a number of copies, not {copies!r}")

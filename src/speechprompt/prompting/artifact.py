@@ -40,6 +40,7 @@ from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.domain import Domain
 from speechprompt.prompting.kinds import MOST_MEMBERS, Decoding, Method
 from speechprompt.prompting.task import Task
+from speechprompt.speech.speeds import MOST_ANSWER_COPIES
 from speechprompt.spoken_lm import SpokenLM
 
 if TYPE_CHECKING:
@@ -102,13 +103,22 @@ class PromptConfig(BaseModel):
         max_length=MOST_MEMBERS,
         description="the prompts that answer together; none where one answers alone",
     )
+    answer_copies: int = Field(
+        0,
+        ge=0,
+        le=MOST_ANSWER_COPIES,
+        multiple_of=2,
+        description="at how many other speeds a clip is heard too, unless another number is asked for",
+    )
 
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A prompt that answers alone is written as before there were others."""
+        """A prompt that answers alone, or hears clips once, is written as before there were others."""
         values: dict[str, Any] = dump(self)
         if not self.members:
             values.pop("members", None)
+        if not self.answer_copies:
+            values.pop("answer_copies", None)
         return values
 
     @property
@@ -138,6 +148,10 @@ class Artifact:
         """All prompts that answer together, or the only one."""
         own = self.config.members[0].temperatures if self.config.members else {}
         return (Member(self.entry, Calibration(own), self.domain), *self.others)
+
+    def copies(self, asked: int | None = None) -> int:
+        """At how many other speeds it hears a clip too: so many as are asked for, or as it was trained to."""
+        return self.config.answer_copies if asked is None else asked
 
     @property
     def name(self) -> str:
@@ -314,9 +328,16 @@ def model_card(config: PromptConfig, metrics: Mapping[str, Any]) -> str:
     for split, numbers in metrics.items():
         accuracy = _accuracy(numbers.get("accuracy")) if isinstance(numbers, Mapping) else None
         if accuracy is not None:
-            lines += [f"- {split}: accuracy {accuracy}"]
+            lines += [f"- {split}: accuracy {accuracy}{over_copies(numbers.get('copies'))}"]
+    if config.answer_copies:
+        lines += [f"- Answers: the mean over a clip and {config.answer_copies} copies of it at other speeds"]
     lines += ["", f"Use it: `speechprompt predict FILE --prompt FOLDER --lm {config.spoken_lm}`", ""]
     return "\n".join(lines)
+
+
+def over_copies(count: object) -> str:
+    """` over 4 copies`, behind a number that was measured so; nothing where clips were heard once."""
+    return f" over {count} copies" if isinstance(count, int) and count else ""
 
 
 def _accuracy(value: object) -> str | None:

@@ -125,7 +125,7 @@ def _answer_alone(predictor: Predictor, heard: _Heard, prompts: Sequence[LoadedP
 
 def _answer(predictor: Predictor, heard: Sequence[_Heard], prompts: Sequence[LoadedPrompt]) -> list[Answered]:
     waveforms = [one.waveform for one in heard if one.waveform is not None]
-    encoded = iter(predictor.encode(waveforms) if waveforms else [])
+    encoded = iter(predictor.encode(waveforms, prompts) if waveforms else [])
     clips = []
     for one in heard:
         clip = _clip_of_units(one.listed) if one.waveform is None else next(encoded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from speechprompt.errors import AudioError
 from speechprompt.speech.audio import AudioLimits, audio_hash, read_waveform
-from speechprompt.speech.speeds import AnswerCopies, at_speed
+from speechprompt.speech.speeds import at_speed
 from speechprompt.speech.unit_cache import CacheKey, UnitCache
 from speechprompt.speech.units import Units
 from speechprompt.tokenizers.protocol import UnitTokenizer, Waveform, precision_of
@@ -29,28 +29,32 @@ ClipSource = str | Path | NDArray[np.float32]
 class Clip:
     """A clip as it is answered: the units of its windows, and what users should know about it.
 
-    `copies` holds the same windows at other speeds, for answers that are a mean over hearings.
+    `copies` holds the same windows at other speeds, by speed, for answers that are a mean over hearings.
     """
 
     windows: tuple[Units, ...]
     duration_seconds: float
     source: str | None = None
     notices: tuple[str, ...] = ()
-    copies: tuple[tuple[Units, ...], ...] = ()
+    copies: Mapping[float, tuple[Units, ...]] = field(default_factory=dict)
 
     @property
     def unit_count(self) -> int:
         """Units of all windows."""
         return sum(len(window) for window in self.windows)
 
-    def hearings(self, most_units: int) -> tuple[tuple[Units, ...], ...]:
-        """The windows as they are, then of each copy; one of more than `most_units` there is the window as it is."""
+    def hearings(self, most_units: int, speeds: Sequence[float]) -> tuple[tuple[Units, ...], ...]:
+        """The windows as they are, then at each of the speeds; one of more than `most_units` is the window as it is.
+
+        Speeds that the clip was not encoded at are left out: one that came as units is heard once.
+        """
         copies = (
             tuple(
                 units if len(units) <= most_units else plain
-                for units, plain in zip(copy, self.windows, strict=True)
+                for units, plain in zip(self.copies[speed], self.windows, strict=True)
             )
-            for copy in self.copies
+            for speed in speeds
+            if speed in self.copies
         )
         return (self.windows, *copies)
 
@@ -62,10 +66,7 @@ class Clip:
 
 
 class ClipEncoder:
-    """Clips -> units through one tokenizer and a cache. Safe in threads as far as the tokenizer is.
-
-    With `copies` every clip is encoded at so many other speeds too. UsageError for an odd number of them.
-    """
+    """Clips -> units through one tokenizer and a cache. Safe in threads as far as the tokenizer is."""
 
     def __init__(
         self,
@@ -73,15 +74,13 @@ class ClipEncoder:
         cache: UnitCache | None = None,
         window_seconds: float = WINDOW_SECONDS,
         limits: AudioLimits | None = None,
-        copies: int = 0,
     ) -> None:
         self.tokenizer, self.window_seconds = tokenizer, window_seconds
-        self.speeds = AnswerCopies(copies).speeds()
         self.cache = UnitCache() if cache is None else cache
         self.limits = limits or AudioLimits(hours=LONGEST_HOURS)
 
-    def encode(self, clips: Sequence[ClipSource]) -> list[Clip]:
-        """The units of every clip; what is not in the cache is encoded in one batch a speed.
+    def encode(self, clips: Sequence[ClipSource], speeds: Sequence[float] = ()) -> list[Clip]:
+        """The units of every clip, and at other speeds; what is not in the cache is encoded in one batch a speed.
 
         AudioError for the first one that cannot be read, is over the limit or is no row of numbers.
         """
@@ -89,7 +88,7 @@ class ClipEncoder:
         keys = [self.key(waveform) for waveform, _, _ in heard]
         wanted = {key: row[0] for key, row in zip(keys, heard, strict=True)}
         known = self._known(wanted)
-        for speed in self.speeds:  # after the clips themselves, which say what cannot be encoded
+        for speed in speeds:  # after the clips themselves, which say what cannot be encoded
             known |= self._known({replace(key, speed=speed): wave for key, wave in wanted.items()}, known)
         rate = self.tokenizer.sample_rate
         return [
@@ -98,7 +97,7 @@ class ClipEncoder:
                 len(waveform) / rate,
                 source,
                 notices,
-                tuple(known[replace(key, speed=speed)] for speed in self.speeds),
+                {speed: known[replace(key, speed=speed)] for speed in speeds},
             )
             for key, (waveform, source, notices) in zip(keys, heard, strict=True)
         ]

@@ -75,12 +75,13 @@ class Domain:
         return cls(means.half().clone(), directions.half().clone(), variances.float().clone(), limit)
 
 
-def fit_domain(train: Tensor, groups: Tensor, valid: Tensor) -> Domain | None:
+def fit_domain(train: Tensor, groups: Tensor, *valid: Tensor) -> Domain | None:
     """The domain of training states (n,D) whose labels are `groups` (n,), its limit that of validation (m,D).
 
+    Validation that was heard several times has as many states, and the mean of their distances counts, as in answers.
     None for fewer than 40 utterances in either: too few to tell.
     """
-    if min(len(train), len(valid)) < FEWEST:
+    if min(len(train), len(valid[0])) < FEWEST:
         return None
     train = train.float()
     names, place = groups.unique(return_inverse=True)
@@ -93,5 +94,5 @@ def fit_domain(train: Tensor, groups: Tensor, valid: Tensor) -> Domain | None:
     strongest, rest = values.flip(0)[:kept], values.flip(0)[kept:].mean(0, keepdim=True)
     variances = torch.cat([strongest, rest]).clamp(min=1e-6 * max(float(values.max()), 1e-6))
     domain = Domain(means, vectors.flip(1)[:, :kept].half(), variances, 1.0)
-    limit = float(domain._raw(valid).quantile(QUANTILE))
+    limit = float(torch.stack([domain._raw(heard) for heard in valid]).mean(0).quantile(QUANTILE))
     return Domain(domain.means, domain.directions, domain.variances, max(limit, 1e-6))

@@ -1,4 +1,4 @@
-"""What comes of a finished run: scores, and the artifact with what says when to trust it."""
+"""What comes of a finished run: the artifact with what says when to trust it."""
 
 from __future__ import annotations
 
@@ -11,31 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import speechprompt
-from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.artifact import Artifact, MemberConfig, PromptConfig
 from speechprompt.prompting.artifact_tensors import Member
-from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.heard import heard_in
-from speechprompt.prompting.run import Examples, Run
-from speechprompt.prompting.trust import outputs_of, trust_of, trust_together
+from speechprompt.prompting.run import Run
+from speechprompt.prompting.trust import ValidNumbers, trust_of, trust_together
 from speechprompt.prompting.verbalizers import FixedVerbalizer
 from speechprompt.speech.manifest import Corpus
 from speechprompt.spoken_lm import SpokenLM
 
 
-def scores_of(lm: UnitLM, entry: TaskPrompt, examples: Examples) -> dict[str, Tensor]:
-    """Log-probabilities (n,C) of every slot for examples, in their order, on the CPU."""
-    return dict(outputs_of(lm, entry, examples).scores)
-
-
 def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
     """The artifact of a finished run, with what says when to trust it."""
     lm, entry, options = spoken_lm.lm, run.entry, run.options
-    trust = trust_of(lm, run)
+    trust, valid = trust_of(lm, run)
     audio = any(u.audio is not None for u in corpus.utterances)
     config = PromptConfig(
         schema_version=1,
@@ -60,12 +52,13 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
         seed=options.seed,
         versions=versions(),
         corpus=provenance(corpus),
+        answer_copies=options.answer_copies,
     )
     progress = run.progress
     heard = {"speed_copies": run.train.speed_copies} if options.speed_copies else {}
     beside = {} if run.ngram_fit is None else {"ngrams": run.ngram_fit.numbers}
     metrics = {
-        "valid": {"accuracy": progress.best_accuracy, "loss": progress.best_loss, "step": progress.best_step},
+        "valid": _valid(valid, progress.best_step, options.answer_copies if audio else 0),
         "trust": dict(trust.numbers),
         "history": progress.history,
         **heard,
@@ -100,7 +93,9 @@ def finish_together(runs: Sequence[Run], spoken_lm: SpokenLM, corpus: Corpus) ->
     )
     metrics = {
         **first.metrics,
-        "valid": {**valid._asdict(), "step": max(run.progress.best_step for run in runs)},
+        "valid": _valid(
+            valid, max(run.progress.best_step for run in runs), first.metrics["valid"].get("copies", 0)
+        ),
         "trust": dict(trust.numbers),
         "history": _mean_history([run.progress.history for run in runs]),
         "members": [
@@ -117,6 +112,11 @@ def finish_together(runs: Sequence[Run], spoken_lm: SpokenLM, corpus: Corpus) ->
         for one, calibration in zip(alone[1:], own[1:], strict=True)
     )
     return replace(first, config=config, metrics=metrics, others=others)
+
+
+def _valid(numbers: ValidNumbers, step: int, copies: int) -> dict[str, float]:
+    """What a prompt reached on validation, at which step, and over how many copies of its clips where there are any."""
+    return {**numbers._asdict(), "step": step, **({"copies": copies} if copies else {})}
 
 
 def _mean_history(histories: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:

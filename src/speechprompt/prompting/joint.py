@@ -54,7 +54,7 @@ def train_jobs(
     return [finish_together(members, spoken_lm, job.corpus) for members, job in zip(runs, jobs, strict=True)]
 
 
-_Known = dict[tuple[int, str, SpeedCopies, int], list[tuple[Examples, Examples]]]
+_Known = dict[tuple[int, str, SpeedCopies, int, int], list[tuple[Examples, Examples]]]
 
 
 def _runs_of(job: Job, lm: UnitLM, known: _Known) -> list[Run]:
@@ -62,18 +62,14 @@ def _runs_of(job: Job, lm: UnitLM, known: _Known) -> list[Run]:
     require_trainable(job.corpus, list(job.task.slots))
     options = job.options
     # runs of one task share its examples: hundreds of trials cost the memory of one
-    key = (
-        id(job.corpus),
-        str(job.task),
-        options.copying,
-        options.ensemble if options.rotate_validation else 0,
-    )
+    key = id(job.corpus), str(job.task), options.copying, options.divisions, options.answer_copies
     if key not in known:
-        found = divisions_of(job.corpus, options)
-        taught = found if options.rotate_validation else found[:1]
         known[key] = [
-            (Examples.to_train(job.task, train, options), Examples.of(job.task, valid))
-            for train, valid in taught
+            (
+                Examples.to_train(job.task, train, options),
+                Examples.of(job.task, valid, options.answer_copies),
+            )
+            for train, valid in divisions_of(job.corpus, options)[: options.divisions]
         ]
     examples, runs = known[key], list[Run]()
     for number, own in enumerate(members_of(options), start=1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.artifact_tensors import Member
 from speechprompt.prompting.bank import FoldedPrompt
 from speechprompt.prompting.calibration import Calibration
+from speechprompt.speech.speeds import AnswerCopies
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +31,14 @@ class LoadedPrompt:
     tokenizer_fingerprint: str | None
     path: Path | None = None
     others: tuple[FoldedPrompt, ...] = ()
+    answer_copies: int = 0
+
+    def speeds(self, copies: int | None = None) -> tuple[float, ...]:
+        """At which other speeds it hears a clip too: of so many copies, or of as many as it was trained to.
+
+        UsageError for an odd number of copies, or too many.
+        """
+        return AnswerCopies(self.answer_copies if copies is None else copies).speeds()
 
     @property
     def members(self) -> tuple[FoldedPrompt, ...]:
@@ -49,7 +58,13 @@ class LoadedPrompt:
             config.tokenizer_fingerprint,
             artifact.path,
             tuple(others),
+            config.answer_copies,
         )
+
+
+def speeds_of(prompts: Iterable[LoadedPrompt], copies: int | None = None) -> tuple[float, ...]:
+    """All the speeds at which prompts hear a clip too, each once, the slowest first. UsageError as theirs."""
+    return tuple(sorted({speed for prompt in prompts for speed in prompt.speeds(copies)}))
 
 
 def _folded(member: Member, lm: UnitLM) -> FoldedPrompt:

@@ -19,6 +19,7 @@ from speechprompt.errors import UsageError
 from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting.calibration import fit_temperature
+from speechprompt.prompting.outputs import outputs_of
 from speechprompt.prompting.readings import (
     COUNTS,
     PACE,
@@ -29,7 +30,6 @@ from speechprompt.prompting.readings import (
     unit_pace,
 )
 from speechprompt.prompting.run import NgramFit, Run
-from speechprompt.prompting.trust import outputs_of
 from speechprompt.prompting.verbalizers import LearnableVerbalizer
 from speechprompt.speech.units import Units
 

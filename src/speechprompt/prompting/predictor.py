@@ -20,9 +20,10 @@ from speechprompt.prompting.bank import Bank, FoldedPrompt
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.clips import LONGEST_HOURS, WINDOW_SECONDS, Clip, ClipEncoder, ClipSource
-from speechprompt.prompting.loaded import LoadedPrompt, PromptTable
+from speechprompt.prompting.loaded import LoadedPrompt, PromptTable, speeds_of
 from speechprompt.speech.audio import AudioLimits
 from speechprompt.speech.buckets import length_buckets
+from speechprompt.speech.speeds import AnswerCopies
 from speechprompt.speech.unit_cache import UnitCache
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
@@ -99,8 +100,9 @@ class Predictor:
     """A spoken LM with any number of artifacts, ready to answer.
 
     `artifacts` are folders or loaded artifacts; two of one name are refused. `window_seconds` cuts longer
-    clips. Units of the last clips are kept in `cache`, so that asking again costs no encoding. With `copies` (an
-    even number) every clip is heard at so many other speeds too, and an answer is the mean of all hearings.
+    clips. Units of the last clips are kept in `cache`, so that asking again costs no encoding. A prompt that was
+    trained to answer over copies hears every clip at so many other speeds too and answers with the mean of all
+    hearings; `copies` (an even number, 0 for none) says another number for all prompts. UsageError for an odd one.
 
     `predict` does everything. A server calls its halves, `encode` and `answer`, from a thread each, and adds,
     replaces and removes prompts in `prompts` meanwhile: a question carries its prompt, so it is answered by the
@@ -114,8 +116,9 @@ class Predictor:
         window_seconds: float = WINDOW_SECONDS,
         limits: AudioLimits | None = None,
         cache: UnitCache | None = None,
-        copies: int = 0,
+        copies: int | None = None,
     ) -> None:
+        AnswerCopies(copies or 0).speeds()
         self.spoken_lm, self.window_seconds, self.copies = spoken_lm, window_seconds, copies
         self.limits = limits or AudioLimits(hours=LONGEST_HOURS)
         self._cache = cache
@@ -127,7 +130,7 @@ class Predictor:
     def encoder(self) -> ClipEncoder:
         """The first half; its tokenizer loads when the first clip comes."""
         tokenizer = self.spoken_lm.tokenizer
-        return ClipEncoder(tokenizer, self._cache, self.window_seconds, self.limits, self.copies)
+        return ClipEncoder(tokenizer, self._cache, self.window_seconds, self.limits)
 
     def add(
         self, artifact: str | Path | Artifact, name: str | None = None, replace: bool = False
@@ -152,7 +155,8 @@ class Predictor:
         several = [clips] if isinstance(clips, str | Path | np.ndarray) else list(clips)
         chosen = self.prompts.chosen(tasks)
         self.check_units(chosen)
-        return self.answer([Question(clip, prompt) for clip in self.encode(several) for prompt in chosen])
+        encoded = self.encode(several, chosen)
+        return self.answer([Question(clip, prompt) for clip in encoded for prompt in chosen])
 
     def check_units(self, prompts: Iterable[LoadedPrompt]) -> None:
         """ArtifactError when one of the prompts was trained on units of another tokenizer than this one."""
@@ -164,22 +168,29 @@ class Predictor:
                     f"{self.spoken_lm.tokenizer_name} is another one ({ours})"
                 )
 
-    def encode(self, clips: Sequence[ClipSource]) -> list[Clip]:
-        """The first half: units of every clip, from the cache or in one batch. AudioError as `predict`."""
-        return self.encoder.encode(clips)
+    def encode(
+        self, clips: Sequence[ClipSource], prompts: Iterable[LoadedPrompt] | None = None
+    ) -> list[Clip]:
+        """The first half: units of every clip, from the cache or in one batch a speed. AudioError as `predict`.
+
+        The speeds are those at which any of the prompts (by default all that are there) hears a clip.
+        """
+        asked = self.prompts.chosen() if prompts is None else prompts
+        return self.encoder.encode(clips, speeds_of(asked, self.copies))
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[Prediction]:
         """The second half: a prediction a question, in their order; rows of all of them share batches.
 
-        UnitsError when a clip has more units in a window than the LM can read.
+        Copies that a clip was not encoded with are left out. UnitsError when it has more units in a window than the LM
+        can read.
         """
         most = self.spoken_lm.lm.max_units
         rows = [
             _Row(number, place, window, member)
             for number, question in enumerate(questions)
             for member in question.prompt.members
-            for hearing in question.clip.hearings(most)
+            for hearing in question.clip.hearings(most, question.prompt.speeds(self.copies))
             for place, window in enumerate(hearing)
         ]
         found: list[list[list[WindowScores]]] = [

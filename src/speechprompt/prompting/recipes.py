@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
 )
 
@@ -23,7 +24,7 @@ from speechprompt.prompting.kinds import (
     Method,
     VerbalizerName,
 )
-from speechprompt.speech.speeds import SpeedCopies
+from speechprompt.speech.speeds import AnswerCopies, SpeedCopies
 
 PROMPT_BUDGET = 135_000
 """Most parameters that a default prompt and its separator train: 0.15 M less a tenth for the verbalizer."""
@@ -119,6 +120,11 @@ class TrainingOptions(BaseModel):
     speed_range: float = Field(
         0.15, gt=0, le=0.5, description="speed copies run at 1 minus to 1 plus this, drawn by the clip's id"
     )
+    answer_copies: int = Field(
+        0,
+        description="copies at other speeds that answers are heard over as well, an even number; validation is "
+        "calibrated over them; needs audio",
+    )
     weight_decay: float = Field(0.0, ge=0)
     balanced: bool = Field(False, description="draw every label equally often")
     answer_coverage: float | None = Field(
@@ -170,6 +176,13 @@ class TrainingOptions(BaseModel):
             )
         return options
 
+    @field_validator("answer_copies")
+    @classmethod
+    def _can_be_heard(cls, copies: int) -> int:
+        """UsageError for an odd number of copies, or too many."""
+        AnswerCopies(copies).speeds()
+        return copies
+
     @property
     def copying(self) -> SpeedCopies:
         """The copies of training clips at other speeds that these options ask for."""
@@ -180,9 +193,19 @@ class TrainingOptions(BaseModel):
         """The splits whose clips some prompt trains on."""
         return ("train", "valid") if self.rotate_validation else ("train",)
 
+    @property
+    def validated_splits(self) -> tuple[str, ...]:
+        """The splits whose clips some prompt is validated on."""
+        return ("train", "valid") if self.rotate_validation else ("valid",)
+
+    @property
+    def divisions(self) -> int:
+        """In how many ways clips are divided into those to train on and to validate on; 1 where all share one."""
+        return self.ensemble if self.rotate_validation else 1
+
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Speed copies, n-grams and ensembles are written where there are any: other trainings keep their hashes."""
+        """Copies, n-grams and ensembles are written where there are any: other trainings keep their hashes."""
         values: dict[str, Any] = dump(self)
         if self.ensemble == 1:
             values.pop("ensemble", None)
@@ -192,6 +215,8 @@ class TrainingOptions(BaseModel):
         if not self.speed_copies:
             values.pop("speed_copies", None)
             values.pop("speed_range", None)
+        if not self.answer_copies:
+            values.pop("answer_copies", None)
         return values
 
     def given(self) -> dict[str, Any]:
@@ -215,11 +240,6 @@ class TrainingOptions(BaseModel):
     def most_trained(self) -> int:
         """Most parameters of one default prompt: all that may be trained, or its share in an ensemble."""
         return MOST_TRAINED // self.ensemble
-
-
-def taught_splits(variants: Iterable[TrainingOptions]) -> tuple[str, ...]:
-    """The splits whose clips train some prompt of these options."""
-    return tuple(dict.fromkeys(split for options in variants for split in options.taught_splits))
 
 
 PUBLISHED: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.verbalizers import Verbalizer
 from speechprompt.speech.buckets import length_buckets
+from speechprompt.speech.hearings import hearings_of
 from speechprompt.speech.manifest import Utterance
 from speechprompt.speech.units import Units
 
@@ -38,27 +39,40 @@ STEADY_LOGITS, STEADY_STATE = 26, 96
 class Examples:
     """Utterances as training sees them: `units` (n), `targets` (n,S) int64 and their ids.
 
-    The last `speed_copies` rows are copies of others, played at other speeds.
+    The last `speed_copies` rows are copies of others, played at other speeds. `answer_copies` holds units (n) of all
+    rows at each other speed over which they are answered too.
     """
 
     units: Sequence[Units]
     targets: Tensor
     ids: Sequence[str] = ()
     speed_copies: int = 0
+    answer_copies: Sequence[Sequence[Units]] = ()
 
     def __len__(self) -> int:
         return len(self.units)
 
+    def hearings(self) -> list[Examples]:
+        """The examples as they were recorded, and once for each answer copy with its units."""
+        return [replace(self, units=units, answer_copies=()) for units in (self.units, *self.answer_copies)]
+
     @classmethod
-    def of(cls, task: Task, utterances: Sequence[Utterance]) -> Examples:
-        """From utterances that carry units. CorpusError when one has none."""
+    def of(cls, task: Task, utterances: Sequence[Utterance], copies: int = 0) -> Examples:
+        """From utterances that carry units, to be answered over so many copies too.
+
+        CorpusError when one has no units, or copies of audio were not encoded (`hearings_of`); UsageError for an odd
+        number of copies.
+        """
         bare = [u.id for u in utterances if u.units is None or not len(u.units)]
         if bare:
             raise CorpusError(
                 f"{len(bare)} utterances carry no units (first: '{bare[0]}'); encode the corpus first"
             )
         targets = torch.tensor(task.targets(utterances), dtype=torch.int64).reshape(-1, len(task.slots))
-        return cls([u.units for u in utterances if u.units is not None], targets, [u.id for u in utterances])
+        plain, *others = (
+            [u.units for u in heard if u.units is not None] for heard in hearings_of(utterances, copies)
+        )
+        return cls(plain, targets, [u.id for u in utterances], answer_copies=others)
 
     @classmethod
     def to_train(cls, task: Task, utterances: Sequence[Utterance], options: TrainingOptions) -> Examples:

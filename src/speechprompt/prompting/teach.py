@@ -16,18 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechprompt.encoding import encode_corpus, with_speed_copies
+from speechprompt.encoding import encode_corpus
 from speechprompt.errors import CorpusError
 from speechprompt.metrics import wilson_interval
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.calibration import fit_temperature
-from speechprompt.prompting.finishing import finish, scores_of
+from speechprompt.prompting.finishing import finish
 from speechprompt.prompting.heard import heard_in
 from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.outputs import scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import Listener, train_runs
+from speechprompt.prompting.training_copies import with_training_copies
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.splits import folds
 from speechprompt.spoken_lm import SpokenLM
@@ -62,7 +64,7 @@ def teach(
     slot = _only_slot(corpus)
     options = options or FEW_CLIPS
     corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
-    corpus = with_speed_copies(corpus, spoken_lm, [options.copying], splits=None).corpus
+    corpus = with_training_copies(corpus, spoken_lm, [options], every_split=True).corpus
     task = Task.of_corpus(corpus, name=name)
     fewest = min(Counter(u.labels[slot] for u in corpus.utterances).values())
     rounds = folds(corpus, min(ROUNDS, fewest), seed)
@@ -121,7 +123,8 @@ def _run(
 ) -> Run:
     """A run that never sees `hidden` and is validated on them, once; on its own clips where none are."""
     seen = Examples.to_train(task, [u for u in utterances if u.id not in hidden], options)
-    asked = Examples.of(task, [u for u in utterances if u.id in hidden or not hidden])
+    judged = [u for u in utterances if u.id in hidden or not hidden]
+    asked = Examples.of(task, judged, options.answer_copies)
     entry = new_entry(task, spoken_lm.lm, options, seen.units, seen.targets)
     return Run(name, entry, options, seen, asked)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechprompt.encoding import check_lengths, encode_corpus, with_speed_copies
+from speechprompt.encoding import check_lengths, encode_corpus
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.joint import Job, train_jobs
-from speechprompt.prompting.recipes import TrainingOptions, taught_splits
+from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import Listener
+from speechprompt.prompting.training_copies import with_training_copies
 from speechprompt.speech.manifest import Corpus
 from speechprompt.speech.splits import require_trainable
 from speechprompt.spoken_lm import SpokenLM
@@ -30,8 +31,9 @@ def train(
     """Train one prompt on a corpus's train split, chosen on its valid split.
 
     `slots` default to all of the corpus's; `initial` starts from another artifact's vectors. Errors: those of
-    the corpus, its audio and training itself. Side effects: the unit store, and `checkpoint`, a file that is left
-    for the caller to remove once the artifact is saved (`remove_checkpoint`).
+    the corpus, its audio and training itself.
+    Side effects: the unit store, and `checkpoint`, a file that is left for the caller to remove once the artifact is
+    saved (`remove_checkpoint`).
     """
     return train_many(
         corpus, spoken_lm, slots, [options or TrainingOptions()],
@@ -55,8 +57,7 @@ def train_many(
     require_trainable(corpus, list(task.slots))
     corpus = encode_corpus(corpus, spoken_lm).corpus
     check_lengths((*corpus.split("train"), *corpus.split("valid")), spoken_lm.lm.max_units)
-    copying = [options.copying for options in variants]
-    corpus = with_speed_copies(corpus, spoken_lm, copying, splits=taught_splits(variants)).corpus
+    corpus = with_training_copies(corpus, spoken_lm, variants).corpus
     jobs = [
         Job(task.name if len(variants) == 1 else f"{task.name}-{i}", corpus, task, options, initial)
         for i, options in enumerate(variants)

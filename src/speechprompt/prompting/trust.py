@@ -9,19 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from speechprompt.lms.batch import collate
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.metrics import expected_calibration_error
-from speechprompt.prompting.bank import Bank, TaskPrompt
 from speechprompt.prompting.calibration import Calibration, fit_temperature, threshold_for
-from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.domain import FITTED_ON, Domain, fit_domain
 from speechprompt.prompting.members import combined
+from speechprompt.prompting.outputs import Outputs, heard_outputs, mean_scores, outputs_of, scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, Run
-from speechprompt.speech.buckets import length_buckets
-
-BATCH_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,37 +35,19 @@ class ValidNumbers(NamedTuple):
     loss: float
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Of examples in their order, on the CPU: log-probabilities (n,C) of every slot, states (n,D) at the separator."""
-
-    scores: Mapping[str, Tensor]
-    hidden: Tensor
-
-
-@torch.no_grad()
-def outputs_of(lm: UnitLM, entry: TaskPrompt, examples: Examples) -> Outputs:
-    """Run a prompt over examples."""
-    bank = Bank([entry]).fold(lm)
-    scores = {slot: torch.empty(len(examples), len(labels)) for slot, labels in entry.task.slots.items()}
-    hidden = torch.empty(len(examples), lm.width)
-    for indices in length_buckets([len(units) for units in examples.units], BATCH_ROWS, None):
-        batch = collate([examples.units[i] for i in indices]).to(lm.device)
-        found = classify(lm, bank, batch, torch.zeros_like(batch.lengths))[0]
-        hidden[indices] = found.hidden.float().cpu()
-        for slot, values in found.slots.items():
-            scores[slot][indices] = values.float().cpu()
-    return Outputs(scores, hidden)
-
-
-def trust_of(lm: UnitLM, run: Run) -> Trust:
-    """Fit everything for a run whose entry is in its best state.
+def trust_of(lm: UnitLM, run: Run) -> tuple[Trust, ValidNumbers]:
+    """Fit everything for a run whose entry is in its best state, over all hearings of validation; and how good it is.
 
     The threshold follows the options `answer_coverage` and `answer_error`; without either nothing is abstained
-    from. The domain is fitted on at most 2,048 training utterances, spread over the split.
+    from. The domain is fitted on at most 2,048 training utterances, spread over the split. Validation that is heard
+    once has the numbers by which training chose that state.
     """
-    valid = outputs_of(lm, run.entry, run.valid)
-    return _trust(valid.scores, run.valid.targets, run.options, _domain(lm, run, valid))
+    heard, targets = heard_outputs(lm, run.entry, run.valid), run.valid.targets
+    scores = mean_scores(heard)
+    trust = _trust(scores, targets, run.options, _domain(lm, run, heard))
+    if len(heard) > 1:
+        return trust, _reached(scores, targets)
+    return trust, ValidNumbers(run.progress.best_accuracy, run.progress.best_loss)
 
 
 def trust_together(
@@ -81,7 +58,7 @@ def trust_together(
     Where they validate on different clips, no clip is new to all of them: each is judged by its own.
     """
     told = [
-        (calibration, outputs_of(lm, run.entry, run.valid).scores)
+        (calibration, scores_of(lm, run.entry, run.valid))
         for calibration, run in zip(calibrations, runs, strict=True)
     ]
     if all(run.valid.ids == runs[0].valid.ids for run in runs):
@@ -90,10 +67,14 @@ def trust_together(
         alone = [combined([one]) for one in told]
         scores = {slot: torch.cat([one[slot] for one in alone]) for slot in alone[0]}
         targets = torch.cat([run.valid.targets for run in runs])
+    return _trust(scores, targets, runs[0].options, None), _reached(scores, targets)
+
+
+def _reached(scores: Mapping[str, Tensor], targets: Tensor) -> ValidNumbers:
+    """What log-probabilities (n,C) of every slot reach on targets (n,S)."""
     _, right = _answers(Calibration(), scores, targets)
     nats = [torch.nn.functional.nll_loss(x, targets[:, s]) for s, x in enumerate(scores.values())]
-    numbers = ValidNumbers(int(right.sum()) / len(right), float(torch.stack(nats).sum()))
-    return _trust(scores, targets, runs[0].options, None), numbers
+    return ValidNumbers(int(right.sum()) / len(right), float(torch.stack(nats).sum()))
 
 
 def _trust(
@@ -134,9 +115,10 @@ def _answers(
     return product, right
 
 
-def _domain(lm: UnitLM, run: Run, valid: Outputs) -> Domain | None:
+def _domain(lm: UnitLM, run: Run, valid: Sequence[Outputs]) -> Domain | None:
     recorded = len(run.train) - run.train.speed_copies
     step = -(-recorded // FITTED_ON)
     chosen = list(range(0, recorded, step))
     part = Examples([run.train.units[i] for i in chosen], run.train.targets[chosen])
-    return fit_domain(outputs_of(lm, run.entry, part).hidden, part.targets[:, 0], valid.hidden)
+    taught = outputs_of(lm, run.entry, part).hidden
+    return fit_domain(taught, part.targets[:, 0], *(heard.hidden for heard in valid))

@@ -35,9 +35,12 @@ class ServedTask:
     prompt: LoadedPrompt
 
 
-def prompts_of(tasks: Sequence[ServedTask]) -> int:
-    """How many prompts the LM is asked with; a task may have several that answer together."""
-    return sum(len(task.prompt.members) for task in tasks)
+def readings_of(tasks: Sequence[ServedTask], copies: int | None = 0) -> int:
+    """How often the LM reads a window: once for each prompt of a task, and each of the copies that it answers over.
+
+    These are so many for every task, or each task's own where `copies` is None.
+    """
+    return sum(len(task.prompt.members) * (1 + len(task.prompt.speeds(copies))) for task in tasks)
 
 
 class Catalogue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from speechprompt.errors import UsageError
 from speechprompt.prompting.clips import Clip
-from speechprompt.server.catalogue import EVERY_TASK, prompts_of
+from speechprompt.prompting.loaded import speeds_of
+from speechprompt.server.catalogue import EVERY_TASK, readings_of
 from speechprompt.server.description import problems
 from speechprompt.server.front_door import ARRIVAL
 from speechprompt.server.gate import Ticket
@@ -59,13 +60,13 @@ class ClassifyForm(UnitsForm):
         [EVERY_TASK], description="tasks to ask, repeated; * is all of them", max_length=10_000
     )
     top_k: int | None = Field(None, ge=1, le=10_000, description="labels of a slot to show; by default all")
-    copies: int = Field(
-        0,
+    copies: int | None = Field(
+        None,
         ge=0,
         le=MOST_ANSWER_COPIES,
         multiple_of=2,
         description="hear the clip at so many other speeds too and answer with the mean: steadier, at as many times "
-        "the work",
+        "the work; by default at as many as each task was trained to answer over",
     )
 
 
@@ -86,9 +87,17 @@ class HeardClip:
 
 @asynccontextmanager
 async def heard_clip(
-    service: Service, request: Request, upload: Upload, prompts: int, deadline: float, copies: int = 0
+    service: Service,
+    request: Request,
+    upload: Upload,
+    readings: int,
+    deadline: float,
+    speeds: Sequence[float] = (),
 ) -> AsyncIterator[HeardClip]:
-    """Accept, decode and encode an upload for so many prompts; it stays accepted while the context lasts."""
+    """Accept, decode and encode an upload, also at other speeds, for the LM to read so often.
+
+    It stays accepted while the context lasts.
+    """
     client = service.client_of(request)
     with service.gate.enter(client, deadline, has_room=True) as ticket, _noticed(request, ticket):
         rate = service.spoken_lm.tokenizer.sample_rate
@@ -96,8 +105,8 @@ async def heard_clip(
         waveform, notices = await loop.run_in_executor(
             service.decoders, decode, upload, rate, service.settings
         )
-        ticket.settle(service.engine.planned_seconds(len(waveform) / rate, prompts, copies))
-        yield HeardClip(await service.engine.encode(waveform, ticket, copies), notices, ticket)
+        ticket.settle(service.engine.planned_seconds(len(waveform) / rate, readings, 1 + len(speeds)))
+        yield HeardClip(await service.engine.encode(waveform, ticket, speeds), notices, ticket)
 
 
 @contextmanager
@@ -148,8 +157,9 @@ async def classify(request: Request, deadline_seconds: Deadline = None) -> Respo
     tasks = service.catalogue.chosen(upload.all("task") or [EVERY_TASK])
     top_k = upload.number("top_k", 1, 10_000)
     copies = _copies(upload)
-    async with heard_clip(service, request, upload, prompts_of(tasks), deadline, copies) as heard:
-        predictions = await service.engine.ask(heard.clip, tasks, heard.ticket)
+    speeds, readings = speeds_of((task.prompt for task in tasks), copies), readings_of(tasks, copies)
+    async with heard_clip(service, request, upload, readings, deadline, speeds) as heard:
+        predictions = await service.engine.ask(heard.clip, tasks, heard.ticket, copies)
     answers = Answers.model_construct(
         request_id=request_id_of(request),
         duration_seconds=heard.clip.duration_seconds,
@@ -167,12 +177,12 @@ async def classify(request: Request, deadline_seconds: Deadline = None) -> Respo
     return Response(answers.model_dump_json(), media_type="application/json")
 
 
-def _copies(upload: Upload) -> int:
-    """At how many other speeds the clip is to be heard. UsageError."""
-    given = upload.number("copies", 0, MOST_ANSWER_COPIES) or 0
-    if given % 2:
+def _copies(upload: Upload) -> int | None:
+    """At how many other speeds the clip is to be heard; None leaves it to each task. UsageError."""
+    given = upload.number("copies", 0, MOST_ANSWER_COPIES)
+    if given is not None and given % 2:
         raise UsageError(f"copies is {given:g}; it must be even: as many slower as faster")
-    return int(given)
+    return None if given is None else int(given)
 
 
 @router.post("/v1/units", response_model=UnitsAnswer, responses=PROBLEMS, openapi_extra=form_body(UnitsForm))

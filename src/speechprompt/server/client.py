@@ -32,10 +32,19 @@ class Client:
         self._http.close()
 
     def classify(
-        self, file: str | Path | bytes, tasks: Sequence[str] = ("*",), top_k: int = 10_000, copies: int = 0
+        self,
+        file: str | Path | bytes,
+        tasks: Sequence[str] = ("*",),
+        top_k: int = 10_000,
+        copies: int | None = None,
     ) -> Answers:
-        """Every task's answer to one clip, a path or its bytes; with `copies` heard at so many other speeds too."""
-        form = {"task": list(tasks), "top_k": str(top_k), "copies": str(copies)}
+        """Every task's answer to one clip, a path or its bytes.
+
+        It is heard at so many other speeds (`copies`) too; by default at as many as each task was trained to.
+        """
+        form = {"task": list(tasks), "top_k": str(top_k)}
+        if copies is not None:
+            form["copies"] = str(copies)
         return Answers.model_validate_json(self._send("POST", "/v1/classify", files=_files(file), data=form))
 
     def units(self, file: str | Path | bytes) -> UnitsAnswer:

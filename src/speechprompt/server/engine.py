@@ -27,7 +27,7 @@ from speechprompt.server.catalogue import ServedTask
 from speechprompt.server.gate import Ticket
 from speechprompt.server.settings import ServerSettings
 from speechprompt.server.stage import Piece, Stage, StageListener
-from speechprompt.speech.speeds import AnswerCopies, at_speed
+from speechprompt.speech.speeds import at_speed
 from speechprompt.speech.unit_cache import CacheKey, UnitCache
 from speechprompt.speech.units import Units
 from speechprompt.spoken_lm import SpokenLM
@@ -134,25 +134,22 @@ class Engine:
         self.encoder.close()
         self.lm.close()
 
-    def planned_seconds(self, clip_seconds: float, prompts: int, copies: int = 0) -> float:
-        """Planned work of a request that hears its clip at so many other speeds too."""
-        heard_seconds = (1 + copies) * clip_seconds
-        return REQUEST_SECONDS + heard_seconds * (ENCODER_SECONDS + prompts * LM_SECONDS)
+    def planned_seconds(self, clip_seconds: float, readings: int, hearings: int = 1) -> float:
+        """Planned work of a request whose clip the LM reads so often, and the encoder hears so often."""
+        return REQUEST_SECONDS + clip_seconds * (hearings * ENCODER_SECONDS + readings * LM_SECONDS)
 
-    async def encode(self, waveform: Waveform, ticket: Ticket, copies: int = 0) -> Clip:
-        """The units of a clip's windows, and of so many copies at other speeds. AudioError, DeadlineExceeded.
-
-        UsageError for an odd number of copies, or too many.
-        """
-        speeds = AnswerCopies(copies).speeds()
+    async def encode(self, waveform: Waveform, ticket: Ticket, speeds: Sequence[float] = ()) -> Clip:
+        """The units of a clip's windows, and of its copies at other speeds. AudioError, DeadlineExceeded."""
         key = self.clips.key(waveform)
         windows = await self._windows(key, waveform, ticket)  # first, since it says what cannot be encoded
         heard: list[tuple[Units, ...]] = []
-        for some in _in_turn(speeds, max(1, copies) if len(windows) == 1 else 1):  # many windows fill a batch
+        at_once = max(1, len(speeds)) if len(windows) == 1 else 1  # many windows fill a batch
+        for some in _in_turn(speeds, at_once):
             heard += await asyncio.gather(
                 *(self._copy(replace(key, speed=speed), waveform, windows, ticket) for speed in some)
             )
-        return Clip(windows, len(waveform) / self.spoken_lm.tokenizer.sample_rate, copies=tuple(heard))
+        copies = dict(zip(speeds, heard, strict=True))
+        return Clip(windows, len(waveform) / self.spoken_lm.tokenizer.sample_rate, copies=copies)
 
     async def _copy(
         self, key: CacheKey, waveform: Waveform, plain: tuple[Units, ...], ticket: Ticket
@@ -176,22 +173,29 @@ class Engine:
             self.cache.put(key, windows)
         return windows
 
-    async def ask(self, clip: Clip, tasks: Sequence[ServedTask], ticket: Ticket) -> list[Prediction]:
-        """Every task's answer to a clip. DeadlineExceeded."""
+    async def ask(
+        self, clip: Clip, tasks: Sequence[ServedTask], ticket: Ticket, copies: int | None = 0
+    ) -> list[Prediction]:
+        """Every task's answer to a clip, over so many copies of it, or each task's own number (None).
+
+        The clip must have been encoded at their speeds. DeadlineExceeded.
+        """
         if not tasks:
             return []
-        hearings = clip.hearings(self.spoken_lm.lm.max_units)
+        most = self.spoken_lm.lm.max_units
+        heard = [clip.hearings(most, task.prompt.speeds(copies)) for task in tasks]
         rows = [
             Row(window, task, prompt)
-            for task in tasks
+            for task, hearings in zip(tasks, heard, strict=True)
             for windows in zip(*hearings, strict=True)
             for window in windows
             for prompt in task.prompt.members
         ]
+        counts = [len(hearings) for hearings in heard]
         planned = clip.duration_seconds * len(rows) / len(clip.windows) * LM_SECONDS
         sizes = [len(row.units) for row in rows]
         return await self._pieces(
-            self.lm, rows, sizes, ticket, planned, lambda outputs: _answers(clip, tasks, outputs)
+            self.lm, rows, sizes, ticket, planned, lambda outputs: _answers(clip, tasks, counts, outputs)
         )
 
     async def score(
@@ -259,11 +263,13 @@ def _steps(task: ServedTask) -> int:
     return 1 if task.prompt.prompt.decoding == "parallel" else len(task.config.slots)
 
 
-def _answers(clip: Clip, tasks: Sequence[ServedTask], outputs: Sequence[WindowScores]) -> list[Prediction]:
-    """Predictions from the rows of each task's windows: all its prompts on every hearing of a window in turn."""
+def _answers(
+    clip: Clip, tasks: Sequence[ServedTask], hearings: Sequence[int], outputs: Sequence[WindowScores]
+) -> list[Prediction]:
+    """Predictions from the rows of each task's windows: all its prompts on so many hearings of a window in turn."""
     found, place = [], 0
-    for task in tasks:
-        heard = (1 + len(clip.copies)) * len(task.prompt.members)
+    for task, count in zip(tasks, hearings, strict=True):
+        heard = count * len(task.prompt.members)
         last = place + heard * len(clip.windows)
         found.append(prediction_of(Question(clip, task.prompt), _means(outputs[place:last], heard)))
         place = last

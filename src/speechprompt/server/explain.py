@@ -19,7 +19,7 @@ from speechprompt.evaluation.occlusion import (
 )
 from speechprompt.prompting.clips import Clip
 from speechprompt.prompting.predictor import WindowScores
-from speechprompt.server.catalogue import ServedTask, prompts_of
+from speechprompt.server.catalogue import ServedTask, readings_of
 from speechprompt.server.classify import (
     PROBLEMS,
     Deadline,
@@ -92,7 +92,7 @@ async def explain(request: Request, deadline_seconds: Deadline = None) -> Explan
     slot = _only(upload, "slot") if upload.all("slot") else next(iter(slots))
     if slot not in slots:
         raise UnknownName("slot", slot, slots)
-    async with heard_clip(service, request, upload, MOST_PARTS * prompts_of([task]), deadline) as heard:
+    async with heard_clip(service, request, upload, MOST_PARTS * readings_of([task]), deadline) as heard:
         windows = await _without_parts(service.engine, heard.clip, task, slot, heard.ticket)
     frame_rate = service.spoken_lm.tokenizer.frame_rate
     return Explanation(

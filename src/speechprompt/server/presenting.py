@@ -44,6 +44,7 @@ def _about(task: ServedTask) -> Mapping[str, Any]:
         "slots": config.slots,
         "trained_parameters": config.trained_parameters,
         "prompts": len(task.prompt.members),
+        "answer_copies": task.prompt.answer_copies,
         "threshold": config.threshold,
         "metrics": dict(task.metrics),
         "corpus": config.corpus,

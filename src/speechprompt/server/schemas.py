@@ -66,6 +66,9 @@ class TaskAbout(BaseModel):
     slots: dict[str, list[str]]
     trained_parameters: int
     prompts: int = Field(description="that answer together; 1 answers alone")
+    answer_copies: int = Field(
+        description="at other speeds that a clip is heard at too, unless `copies` says"
+    )
     threshold: float
     metrics: dict[str, Any]
     corpus: dict[str, Any]

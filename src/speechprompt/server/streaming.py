@@ -18,7 +18,7 @@ from fastapi import APIRouter, Depends, Query, WebSocket, WebSocketDisconnect
 from starlette.types import Message
 
 from speechprompt.errors import Overloaded, SpeechPromptError, TooLarge, UsageError
-from speechprompt.server.catalogue import EVERY_TASK, prompts_of
+from speechprompt.server.catalogue import EVERY_TASK, readings_of
 from speechprompt.server.presenting import task_answer
 from speechprompt.server.problems import kind_of
 from speechprompt.server.service import Service, service_of
@@ -164,7 +164,7 @@ class Stream:
         service, now = self.service, asyncio.get_running_loop().time()
         tasks = service.catalogue.chosen(self.query.task)
         with service.gate.enter(self.client, now + service.settings.deadline_seconds) as ticket:
-            ticket.settle(service.engine.planned_seconds(len(waveform) / self.rate, prompts_of(tasks)))
+            ticket.settle(service.engine.planned_seconds(len(waveform) / self.rate, readings_of(tasks)))
             clip = await service.engine.encode(waveform, ticket)
             found = await service.engine.ask(clip, tasks, ticket)
         for task in tasks:
