@@ -71,3 +71,41 @@ def test_a_wrong_sweep_is_one_line(run: Run, toy: Path, units: Path, tmp_path: P
         ran = run(*command, *more)
         assert (ran.code, hint in ran.error) == (2, True), ran.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--ensemble", 2, "--try", "rotate-validation=false,true"),
+        ("--ensemble", 2, "--rotate-validation", "--try", "ensemble=2,3"),
+        ("--recipe", "few", "--try", "ensemble=2:4", "--search", "random", "--trials", 2),
+    ],
+)
+def test_a_sweep_ranks_by_the_same_clips_only(
+    run: Run, toy: Path, units: Path, tmp_path: Path, flags: tuple[object, ...]
+) -> None:
+    ran = run("sweep", units, "--lm", toy, "--out", tmp_path / "a", "--quiet", *flags)
+    assert (ran.code, "these trials cannot be ranked" in ran.error) == (2, True), ran.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--ensemble", 2, "--rotate-validation", "--try", "seed=0,1"),
+        ("--try", "ensemble=1,2"),
+        ("--try", "answer-copies=0,2"),
+    ],
+)
+def test_a_sweep_of_trials_that_share_their_clips_goes_on(
+    run: Run, toy: Path, toy_tokenizer: None, clips: Path, tmp_path: Path, flags: tuple[object, ...]
+) -> None:
+    ran = run("sweep", clips, "--lm", toy, "--out", tmp_path / "a", "--quiet", "--json", *flags, *QUICK)
+    assert ran.code == 0, ran.err
+    assert len(ran.document["trials"]) == 2
+
+
+def test_a_range_of_copies_is_no_space(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    flags = ("--try", "answer-copies=0:4", "--search", "random", "--trials", 2, "--quiet")
+    ran = run("sweep", units, "--lm", toy, "--out", tmp_path / "a", *flags)
+    assert (ran.code, "list even ones: answer-copies=0,2,4" in ran.error) == (2, True)

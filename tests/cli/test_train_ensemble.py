@@ -119,3 +119,20 @@ def test_validation_in_turn_needs_several(run: Run, toy: Path, units: Path, tmp_
     ran = run("train", units, "--lm", toy, "--out", tmp_path / "a", "--rotate-validation", "--quiet")
     assert ran.code == 2
     assert "ask for --ensemble 3" in ran.error
+
+
+def test_a_start_from_several_prompts_is_told(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
+    training = ("train", units, "--lm", toy, "--slots", "word", *QUICK)
+    both = tmp_path / "both"
+    assert run(*training, "--ensemble", 2, "--out", both).code == 0
+    told = f"{both} holds 2 prompts that answer together, and training starts from the first of them"
+    starting = (*training, "--init-from", both)
+    alone = run(*starting, "--out", tmp_path / "one")
+    assert alone.code == 0, alone.err
+    assert told in " ".join(alone.err.split())
+    each = run(*starting, "--ensemble", 2, "--out", tmp_path / "two")
+    assert each.code == 0, each.err
+    assert told not in " ".join(each.err.split())
+    folds = run(*starting, "--folds", 3, "--out", tmp_path / "cv")
+    assert folds.code == 0, folds.err
+    assert told in " ".join(folds.err.split())

@@ -215,3 +215,15 @@ def test_it_cannot_decode_freely_and_its_pictures_are_of_all() -> None:
     section = task_section(both, evaluation, SPOKEN, TEST)
     assert section.notices == ("2 prompts answer together; the verbalizer is the first's.",)
     assert section.trained_parameters == 2 * artifact_of(entry_of(SPOKEN.lm)).config.trained_parameters
+
+
+def test_several_prompts_start_from_as_many_one_each() -> None:
+    still = SHORT.model_copy(update={"learning_rate": 1e-30, "steps": 1, "evaluations": 1, "ensemble": 2})
+    theirs = train(CORPUS, SPOKEN, ["word"], SHORT.model_copy(update={"ensemble": 2}))
+    first, second = (member.entry.prompt.vectors for member in theirs.members)
+    assert not torch.equal(first, second)
+    for count, expected in ((2, (first, second)), (3, (first,) * 3), (1, (first,))):
+        options = still.model_copy(update={"ensemble": count})
+        ours = train(CORPUS, SPOKEN, ["word"], options, initial=theirs)
+        for member, vectors in zip(ours.members, expected, strict=True):
+            torch.testing.assert_close(member.entry.prompt.vectors, vectors)

@@ -93,7 +93,7 @@ def sweep(
     validation accuracy is too good by selection: evaluate PATH/best on the test split. PATH holds best and
     sweep.json; while it runs, PATH.run holds what the same command goes on from.
     """
-    from speechprompt.experiments.search import DEFAULT_SPACE, read_space, searcher
+    from speechprompt.experiments.search import DEFAULT_SPACE, check_ranked, read_space, searcher
     from speechprompt.experiments.sweep import Sweep, finish
     from speechprompt.prompting.task import Task
 
@@ -102,6 +102,7 @@ def sweep(
     options, dimensions = resolved(recipe, changes), read_space(space)
     picks = searcher(search, dimensions, trials, search_seed)
     variants = _ends(options, dimensions)
+    check_ranked(options, dimensions)
     corpus = trainable(
         terminal, read_source(source, terminal, names_of(slots), split_field, skip_unreadable), None
     )

@@ -76,7 +76,9 @@ Tasks = Annotated[
 ]
 InitFrom = Annotated[
     Path | None,
-    typer.Option("--init-from", metavar="ARTIFACT", help="Start from the vectors of another prompt."),
+    typer.Option(
+        "--init-from", metavar="ARTIFACT", help="Start from the vectors of another prompt, or of as many."
+    ),
 ]
 Config = Annotated[
     Path | None,
@@ -137,6 +139,7 @@ def train(
     if folds is not None:
         from speechprompt.cli.folds import train_folds
 
+        _tell_start(terminal, initial, [options])
         corpus, drawn = _divided(terminal, corpora[0], folds, spoken_lm, options, skip_unreadable)
         document, parts = train_folds(terminal, corpus, spoken_lm, options, out, drawn, shots, initial, force)
         terminal.show(document, *parts)
@@ -145,6 +148,7 @@ def train(
     corpora = [only_splits(one, ("train", "valid")) for one in corpora]
     # wrong slots and values fail before anything is encoded
     jobs = jobs_of(corpora, asked, options, choices, shots, initial)
+    _tell_start(terminal, initial, [job.options for job in jobs])
     jobs = _encoded(jobs, spoken_lm, terminal, skip_unreadable)
     if several:
         train_together(terminal, jobs, spoken_lm, out, force, lm)
@@ -182,6 +186,16 @@ def _encoded(
         found = encoded(corpus, spoken_lm, terminal, skip_unreadable)
         corpora[key] = with_copies(found, spoken_lm, terminal, variants)
     return [replace(job, corpus=corpora[id(job.corpus)]) for job in jobs]
+
+
+def _tell_start(terminal: Terminal, initial: Artifact | None, variants: Sequence[TrainingOptions]) -> None:
+    """A notice where one of several prompts that answer together starts others, or another number of them."""
+    several = 1 if initial is None else len(initial.members)
+    if initial is not None and several > 1 and any(options.ensemble != several for options in variants):
+        terminal.notice(
+            f"{initial.path} holds {several} prompts that answer together, and training starts from the first of them; "
+            f"with --ensemble {several} each starts from its own"
+        )
 
 
 def _advise(terminal: Terminal, options: TrainingOptions, clips: int, spoken_lm: SpokenLM) -> None:

@@ -6,11 +6,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from speechprompt.errors import MissingExtra, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from speechprompt.prompting.recipes import TrainingOptions
 
 DEFAULT_SPACE = ("learning_rate=5e-3,2e-2,5e-2", "prompt_length=5,20")
 METHODS = ("grid", "random", "optuna")
@@ -90,6 +93,19 @@ def read_space(texts: Sequence[str]) -> list[Dimension]:
         else:
             space.append(Choice(name, tuple(parts)))
     return space
+
+
+def check_ranked(options: TrainingOptions, space: Sequence[Dimension]) -> None:
+    """UsageError where trials would be validated on different clips, so that their accuracies tell nothing."""
+    from speechprompt.prompting.joint import variants_of
+
+    deciding = {one.name: one.ends for one in space if one.name in ("ensemble", "rotate_validation")}
+    if len({variant.divisions for _, variant in variants_of(options, deciding)}) > 1:
+        raise UsageError(
+            "these trials cannot be ranked: prompts that validate in turn are judged by other clips than the rest, and "
+            "another number of them by others again; leave rotate-validation, or with it ensemble, out of --try, sweep "
+            "each apart, and let evaluate compare the best of each"
+        )
 
 
 def _range(name: str, low: str, high: str, text: str) -> Range:

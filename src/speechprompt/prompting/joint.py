@@ -78,7 +78,7 @@ def _runs_of(job: Job, lm: UnitLM, known: _Known) -> list[Run]:
             own = own.model_copy(update={"prompt_length": runs[0].entry.prompt.length})
         entry = new_entry(job.task, lm, own, train.units, train.targets)
         if job.initial is not None:
-            _start_from(entry, job.initial)
+            _start_from(entry, job.initial, number if len(job.initial.members) == options.ensemble else 1)
         name = job.name if number == 1 else f"{job.name}, prompt {number}"
         runs.append(Run(name, entry, own, train, valid))
     return runs
@@ -104,9 +104,9 @@ def name_of(changes: Mapping[str, Any]) -> str:
     return "_".join(f"{name.replace('_', '-')}-{value}" for name, value in changes.items())
 
 
-def _start_from(entry: TaskPrompt, initial: Artifact) -> None:
-    """Copy another artifact's prompt and separator, of several its first. ArtifactError when their shapes differ."""
-    theirs, ours = initial.entry.prompt, entry.prompt
+def _start_from(entry: TaskPrompt, initial: Artifact, number: int) -> None:
+    """Copy prompt and separator of one of another artifact's prompts. ArtifactError when their shapes differ."""
+    theirs, ours = initial.members[number - 1].entry.prompt, entry.prompt
     if theirs.method != ours.method or theirs.vectors.shape != ours.vectors.shape:
         raise ArtifactError(
             f"{initial.path} holds a prompt '{theirs.method}' of length {theirs.length}; start from it with "

@@ -30,8 +30,8 @@ def train(
 ) -> Artifact:
     """Train one prompt on a corpus's train split, chosen on its valid split.
 
-    `slots` default to all of the corpus's; `initial` starts from another artifact's vectors. Errors: those of
-    the corpus, its audio and training itself.
+    `slots` default to all of the corpus's; `initial` starts from another artifact's vectors (those of several prompts
+    start as many, one each; else its first starts all). Errors: those of the corpus, its audio and training itself.
     Side effects: the unit store, and `checkpoint`, a file that is left for the caller to remove once the artifact is
     saved (`remove_checkpoint`).
     """
