@@ -16,8 +16,9 @@ from speechprompt.lms.batch import collate
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.calibration import fit_temperature
 from speechprompt.prompting.initialisation import new_entry
+from speechprompt.prompting.kinds import NgramKind
 from speechprompt.prompting.outputs import outputs_of
-from speechprompt.prompting.readings import COUNTS, ngram_buckets, ngram_stream, unit_ngrams
+from speechprompt.prompting.readings import COUNTS, ngram_buckets, ngram_stream, ngram_values
 from speechprompt.prompting.recipes import MOST_TRAINED, TrainingOptions
 from speechprompt.prompting.run import Examples, Run
 from speechprompt.prompting.task import Task
@@ -29,30 +30,41 @@ from toys import SPOKEN, TASK, TRAIN, artifact_of, entry_of, scores, scores_alon
 ORDER = Task("order", {"order": ("rising", "falling")})
 
 
-def by_definition(ids: list[int], buckets: int) -> Tensor:
+def by_definition(ids: list[int], buckets: int, kind: NgramKind) -> Tensor:
     """The stream of one utterance, an n-gram after the other."""
     found = [0.0] * buckets
-    for n in (1, 2, 3):
-        for first in range(len(ids) - n + 1):
-            code = n
-            for unit in ids[first : first + n]:
-                code = code * 100_003 + unit
-            found[((code * 2_654_435_761 % 2**32) // 2**16) * buckets // 2**16] += 1
+    said = [(1, [unit]) for unit in ids]
+    if kind == "ngrams":
+        said += [(n, ids[first : first + n]) for n in (2, 3) for first in range(len(ids) - n + 1)]
+    else:
+        said += [(d + 1, [ids[i], ids[i + d]]) for d in (1, 2, 3) for i in range(len(ids) - d)]
+    for code, units in said:
+        for unit in units:
+            code = code * 100_003 + unit
+        found[((code * 2_654_435_761 % 2**32) // 2**16) * buckets // 2**16] += 1
     damped = torch.tensor([1 + math.log(count) if count else 0.0 for count in found])
     return damped / max(float(damped.norm()), 1e-12)
 
 
+@pytest.mark.parametrize("kind", ["ngrams", "pairs"])
 @pytest.mark.parametrize("buckets", [1, 37, 8192, 65_536])
-def test_ngrams_are_hashed_damped_and_of_length_one(buckets: int) -> None:
+def test_ngrams_are_hashed_damped_and_of_length_one(buckets: int, kind: NgramKind) -> None:
     rows = [[3, 4, 3, 4, 3], [7], [1, 19], [], [5] * 9]
     batch = with_garbage(collate([Units(ids) for ids in rows]), 10**9, 2)
-    found = unit_ngrams(batch, buckets)
-    torch.testing.assert_close(found, torch.stack([by_definition(ids, buckets) for ids in rows]))
+    found = ngram_values(batch, ngram_stream(buckets, kind))
+    torch.testing.assert_close(found, torch.stack([by_definition(ids, buckets, kind) for ids in rows]))
     assert found.norm(dim=1).tolist() == pytest.approx([1, 1, 1, 0, 1])
 
 
 def test_a_batch_without_units_has_no_ngrams() -> None:
-    assert not unit_ngrams(collate([Units([]), Units([])]), 8).any()
+    assert not any(
+        ngram_values(collate([Units([]), Units([])]), stream).any() for stream in ("ngrams-8", "pairs-8")
+    )
+
+
+def test_other_streams_have_no_ngrams() -> None:
+    with pytest.raises(KeyError, match="counts"):
+        ngram_values(collate([Units([1])]), COUNTS)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +84,8 @@ def test_a_batch_without_units_has_no_ngrams() -> None:
     ],
 )
 def test_a_stream_of_ngrams_names_its_buckets(stream: str, buckets: int | None) -> None:
-    assert ngram_buckets(stream) == buckets
-    assert buckets is None or ngram_stream(buckets) == stream
+    assert ngram_buckets(stream) == ngram_buckets(stream.replace("ngrams", "pairs")) == buckets
+    assert buckets is None or ngram_stream(buckets) == stream == ngram_stream(buckets, "ngrams")
 
 
 def ordered(count: int, seed: int) -> Examples:
@@ -89,11 +101,11 @@ def ordered(count: int, seed: int) -> Examples:
     return Examples(units, targets, [str(i) for i in range(count)])
 
 
-def ordered_run(**changes: Any) -> Run:
+def ordered_run(train: Examples | None = None, valid: Examples | None = None, **changes: Any) -> Run:
     """A prompt that hardly trains, on a task that bigrams decide."""
     short = {"prompt_length": 2, "steps": 2, "evaluations": 1, "batch_size": 8, "streams": "counts"}
     options = TrainingOptions.of_recipe("default", {**short, **changes})
-    train, valid = ordered(200, 0), ordered(80, 1)
+    train, valid = train or ordered(200, 0), valid or ordered(80, 1)
     return Run(
         "order", new_entry(ORDER, toy_lm(), options, train.units, train.targets), options, train, valid
     )
@@ -113,6 +125,55 @@ def test_ngrams_answer_what_counts_and_a_barely_trained_prompt_cannot() -> None:
     assert run.entry.verbalizer.streams == ("state", COUNTS, "ngrams-1024")
     assert run.entry.trained_parameters() == bare.entry.trained_parameters() + 2 * 1024
     assert run.progress.best_accuracy == accuracy_of(run, run.valid) > bare.progress.best_accuracy
+
+
+def test_pairs_answer_what_lies_apart() -> None:
+    """Units that decide stand three places apart, which no 3-gram reaches."""
+
+    def apart(count: int, seed: int) -> Examples:
+        told = ordered(count, seed)
+        random = np.random.default_rng(seed + 100)
+        units = []
+        for one in told.units:
+            ids = list(one.ids)
+            first = next(i for i, unit in enumerate(ids) if unit in (2, 3))
+            between = random.integers(4, UNIT_COUNT, 2).tolist()
+            units.append(Units([*ids[: first + 1], *between, *ids[first + 1 :]]))
+        return Examples(units, told.targets, told.ids)
+
+    reached = {}
+    for kind in ("ngrams", "pairs"):
+        run = ordered_run(apart(200, 0), apart(80, 1), ngrams=1024, ngram_kind=kind)
+        train_runs(toy_lm(), [run])
+        reached[kind] = accuracy_of(run, apart(200, 2))
+    assert reached["ngrams"] < 0.75 < 0.9 < reached["pairs"]
+    assert run.entry.verbalizer.streams == ("state", COUNTS, "pairs-1024")
+
+
+def test_refitted_ngrams_have_learnt_from_validation_and_are_not_judged_by_it() -> None:
+    runs = [ordered_run(ngrams=512, refit_ngrams=refit) for refit in (False, True)]
+    for run in runs:
+        object.__setattr__(run.train, "targets", torch.zeros_like(run.train.targets))
+        run.train.targets[:100] = 1  # order says nothing of what is to be learnt in train, and all in valid
+        train_runs(toy_lm(), [run])
+    plain, refitted = runs
+    assert plain.answering is plain.entry
+    assert torch.equal(plain.entry.verbalizer.weight, refitted.entry.verbalizer.weight)
+    assert plain.progress.best_loss == refitted.progress.best_loss
+    fits = [run.ngram_fit for run in runs]
+    assert fits[0] is not None
+    assert fits[1] is not None
+    assert not torch.equal(fits[0].ngrams.weight, fits[1].ngrams.weight)
+    mixed = torch.cat([refitted.train.targets, refitted.valid.targets])
+    both = Examples([*refitted.train.units, *refitted.valid.units], mixed, [])
+    asked = outputs_of(toy_lm(), refitted.entry.reading(fits[1].ngrams), both).scores["order"].argmax(1)
+    before = outputs_of(toy_lm(), refitted.entry.reading(fits[0].ngrams), both).scores["order"].argmax(1)
+    valid = slice(len(refitted.train), None)
+    right, was_right = ((told[valid] == mixed[valid, 0]).float().mean() for told in (asked, before))
+    assert right > was_right + 0.2
+    weight = fits[1].share * fits[1].ngrams.weight
+    weight[:, : fits[1].prompt.weight.shape[1]] += fits[1].prompt.weight
+    torch.testing.assert_close(refitted.answering.verbalizer.weight, weight)
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -177,7 +238,10 @@ def test_an_artifact_with_ngrams_comes_back_and_answers_in_any_mixture(tmp_path:
         verbalizer = entry.verbalizer
         more = torch.randn(len(verbalizer.weight), buckets, generator=torch.Generator().manual_seed(buckets))
         verbalizer.weight = torch.nn.Parameter(torch.cat([verbalizer.weight, more], 1))
-        verbalizer.streams = (*verbalizer.streams, ngram_stream(buckets))
+        verbalizer.streams = (
+            *verbalizer.streams,
+            ngram_stream(buckets, "pairs" if buckets == 512 else "ngrams"),
+        )
     loaded = [
         Artifact.load(artifact_of(entry).save(tmp_path / str(i)), SPOKEN).entry
         for i, entry in enumerate(entries)
@@ -204,7 +268,9 @@ def test_options_keep_to_what_can_be_fitted(recipe: str) -> None:
         TrainingOptions.of_recipe(recipe, wrong)
     with pytest.raises(UsageError, match="'ngrams'"):
         TrainingOptions.of_recipe("default", {"ngrams": 65_537})
-    assert "ngrams" not in TrainingOptions().model_dump(mode="json")
+    with pytest.raises(UsageError, match="no n-grams to fit again"):
+        TrainingOptions.of_recipe("default", {"refit_ngrams": True})
+    assert not any("ngram" in name for name in TrainingOptions().model_dump(mode="json"))
     assert TrainingOptions(ngrams=64).model_dump(mode="json")["ngrams"] == 64
 
 

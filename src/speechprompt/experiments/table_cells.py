@@ -43,7 +43,6 @@ from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples, NgramFit, Run
 from speechprompt.prompting.training import remove_checkpoint, train_runs
 from speechprompt.prompting.trust import temperatures_of
-from speechprompt.prompting.verbalizers import Verbalizer
 from speechprompt.speech.manifest import Corpus, Utterance
 from speechprompt.speech.unit_store import file_key
 from speechprompt.spoken_lm import SpokenLM
@@ -248,8 +247,8 @@ class Measure:
         ]
         lm, runs = started[0][0], [run for _, run in started]
         self._train(lm, runs, update)
-        entries = [run.entry for run in runs]
-        scores, reached = self._together(lm, entries, validated, copies)
+        entries, answering = [run.entry for run in runs], [run.answering for run in runs]
+        scores, reached = self._together(lm, entries, validated, copies, answering)
         last = runs[-1]
         details: dict[str, Any] = {
             "prompts": options.ensemble,
@@ -262,7 +261,7 @@ class Measure:
         if fit is not None:
             details |= self._apart(lm, entries, validated, fit, copies)
         if copies:
-            alone, _ = self._together(lm, entries, validated, 0)
+            alone, _ = self._together(lm, entries, validated, 0, answering)
             right = accuracy(self.round.labels("test"), _joined(self.round.task.slots, alone))
             details["without_copies_on_test"] = right
         parameters = sum(entry.trained_parameters() for entry in entries)
@@ -274,10 +273,12 @@ class Measure:
         entries: Sequence[TaskPrompt],
         validated: Sequence[tuple[Utterance, ...]],
         copies: int,
+        answering: Sequence[TaskPrompt] = (),
     ) -> tuple[dict[str, Tensor], float]:
         """Scores (n,C) on test of all members over so many copies, each calibrated on the clips that validated it.
 
-        And accuracy there: of all together, or the mean of each alone where they validate on different clips.
+        And accuracy there: of all together, or the mean of each alone where they validate on different clips. On test
+        others may answer, whose n-grams learnt from validation as well.
         """
         task, test = self.round.task, self.round.rows("test")
         told = [
@@ -289,7 +290,7 @@ class Measure:
         ]
         asked = [
             (c, answer_scores(lm, entry, test, copies))
-            for c, entry in zip(calibrations, entries, strict=True)
+            for c, entry in zip(calibrations, answering or entries, strict=True)
         ]
         judged = list(zip(calibrations, told, strict=True))
         if all(rows == validated[0] for rows in validated):
@@ -310,11 +311,8 @@ class Measure:
         """What was chosen for n-grams, and the test accuracy of the prompts and of the n-grams, each alone."""
         labels, first = self.round.labels("test"), entries[0]
 
-        def reading(verbalizer: Verbalizer) -> TaskPrompt:
-            return TaskPrompt(first.task, first.prompt, verbalizer, first.decoding, first.shifts_positions)
-
-        prompts, _ = self._together(lm, [reading(fit.prompt), *entries[1:]], validated, copies)
-        ngrams = answer_scores(lm, reading(fit.ngrams), self.round.rows("test"), copies)
+        prompts, _ = self._together(lm, [first.reading(fit.prompt), *entries[1:]], validated, copies)
+        ngrams = answer_scores(lm, first.reading(fit.ngrams), self.round.rows("test"), copies)
         return {
             "ngrams": fit.numbers,
             "prompt_alone_on_test": accuracy(labels, _joined(first.task.slots, prompts)),

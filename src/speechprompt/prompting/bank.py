@@ -129,6 +129,10 @@ class TaskPrompt(nn.Module):
             self.shifts_positions,
         )
 
+    def reading(self, verbalizer: Verbalizer) -> TaskPrompt:
+        """The same prompt (not a copy) under another verbalizer."""
+        return TaskPrompt(self.task, self.prompt, verbalizer, self.decoding, self.shifts_positions)
+
     def trained_parameters(self) -> int:
         """How many numbers training changes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -65,7 +65,7 @@ def finish(run: Run, spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:
         **beside,
     }
     known = heard_in((*corpus.split("train"), *corpus.split("valid")))
-    return Artifact(config, entry, metrics, domain=trust.domain, heard=known)
+    return Artifact(config, run.answering, metrics, domain=trust.domain, heard=known)
 
 
 def finish_together(runs: Sequence[Run], spoken_lm: SpokenLM, corpus: Corpus) -> Artifact:

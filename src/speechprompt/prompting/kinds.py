@@ -12,6 +12,9 @@ Decoding = Literal["parallel", "autoregressive"]
 
 VerbalizerName = Literal["random", "frequency", "learnable"]
 """How LM outputs become labels."""
+
+NgramKind = Literal["ngrams", "pairs"]
+"""Which n-grams of units stand beside a prompt: 1- to 3-grams, or units and pairs of units up to three places apart."""
 LARGEST_SEED = 2**32 - 1
 """The largest seed that every generator takes; scikit-learn's takes no larger one."""
 MOST_MEMBERS = 16

@@ -24,9 +24,9 @@ from speechprompt.prompting.readings import (
     COUNTS,
     PACE,
     ngram_stream,
+    ngram_values,
     sizes_of,
     unit_counts,
-    unit_ngrams,
     unit_pace,
 )
 from speechprompt.prompting.run import NgramFit, Run
@@ -46,18 +46,19 @@ def add_ngrams(lm: UnitLM, run: Run) -> NgramFit:
     """Widen the verbalizer of a run that has ended by weights of n-grams, and note what both reach on validation.
 
     Deterministic. Strength and share are those with the lowest loss on validation, each share at its own temperature;
-    share 0 leaves the prompt as it is. UsageError for a verbalizer that is not learnable.
+    share 0 leaves the prompt as it is. With `refit_ngrams` the weights are then fitted again, to validation too, for
+    `Run.answering`. UsageError for a verbalizer that is not learnable.
     """
-    verbalizer, buckets = run.entry.verbalizer, run.options.ngrams
+    verbalizer, options = run.entry.verbalizer, run.options
     if not isinstance(verbalizer, LearnableVerbalizer):
         raise UsageError("n-grams of units need the learnable verbalizer")
-    stream = ngram_stream(buckets)
+    stream = ngram_stream(options.ngrams, options.ngram_kind)
     streams = [*(name for name in verbalizer.streams if name in (COUNTS, PACE)), stream]
     told = outputs_of(lm, run.entry, run.valid).scores
-    heard, asked = (_features(lm, units, streams, buckets) for units in (run.train.units, run.valid.units))
+    heard, asked = (_features(lm, units, streams) for units in (run.train.units, run.valid.units))
     found: list[tuple[float, float, float, Tensor, dict[str, Tensor]]] = []
     for strength in STRENGTHS:
-        weight = _fitted(heard, run, strength)
+        weight = _fitted(heard, run.train.targets, run, strength)
         scores = {
             slot: torch.from_numpy(
                 np.asarray(asked @ weight[verbalizer.columns(slot).cpu()].T.double().numpy())
@@ -75,27 +76,39 @@ def add_ngrams(lm: UnitLM, run: Run) -> NgramFit:
     nothing = copy.deepcopy(verbalizer)
     with torch.no_grad():
         nothing.weight.zero_()
-    return NgramFit(strength, share, alone, verbalizer, _widened(lm, nothing, streams, weight))
+    refitted: LearnableVerbalizer | None = None
+    if options.refit_ngrams:
+        targets = torch.cat([run.train.targets, run.valid.targets])
+        weight = _fitted(_stacked([heard, asked]), targets, run, strength)
+        refitted = _widened(lm, verbalizer, streams, share * weight)
+    return NgramFit(strength, share, alone, verbalizer, _widened(lm, nothing, streams, weight), refitted)
 
 
-def _features(lm: UnitLM, units: Sequence[Units], streams: Sequence[str], buckets: int) -> Any:
-    """What the classifier reads of utterances (n,F), a sparse matrix in the order of `streams`."""
-    from scipy.sparse import csr_matrix, vstack
+def _features(lm: UnitLM, units: Sequence[Units], streams: Sequence[str]) -> Any:
+    """What the classifier reads of utterances (n,F), a sparse matrix in the order of `streams`, n-grams last."""
+    from scipy.sparse import csr_matrix
 
     parts = []
     for first in range(0, len(units), _ROWS):
         batch = collate(list(units[first : first + _ROWS]))
-        found = [unit_ngrams(batch, buckets)]
+        found = [ngram_values(batch, streams[-1])]
         if PACE in streams:
             found.insert(0, BESIDE * unit_pace(batch, lm.unit_count))
         if COUNTS in streams:
             found.insert(0, BESIDE * unit_counts(batch, lm.unit_count))
         parts.append(csr_matrix(torch.cat(found, 1).numpy()))
+    return _stacked(parts)
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    """Sparse matrices of the same columns, one below the other."""
+    from scipy.sparse import vstack
+
     return vstack(parts).tocsr()
 
 
-def _fitted(features: Any, run: Run, strength: float) -> Tensor:
-    """The classifier's weights (O,F) of every label, from the run's training utterances.
+def _fitted(features: Any, targets: Tensor, run: Run, strength: float) -> Tensor:
+    """The classifier's weights (O,F) of every label, from features (n,F) and targets (n,S) of utterances.
 
     A label that no utterance has gets weights under which it is never the best; a slot with one label gets none.
     """
@@ -105,7 +118,7 @@ def _fitted(features: Any, run: Run, strength: float) -> Tensor:
     outputs = 1 + max(int(verbalizer.columns(slot).max()) for slot in verbalizer.slots)
     weight = torch.zeros(outputs, features.shape[1])
     for s, slot in enumerate(verbalizer.slots):
-        labels = run.train.targets[:, s].numpy()
+        labels = targets[:, s].numpy()
         present = np.unique(labels)
         if len(present) < 2:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from speechprompt.errors import UnitsError
 from speechprompt.lms.batch import UnitBatch
 from speechprompt.lms.prefix import PrefixBatch
 from speechprompt.lms.protocol import UnitLM
-from speechprompt.prompting.kinds import MOST_BUCKETS
+from speechprompt.prompting.kinds import MOST_BUCKETS, NgramKind
 
 STATE = "state"
 """The LM's last hidden state (D), read as one of its heads is: more numbers than a small vocabulary has logits."""
@@ -27,9 +28,11 @@ PACE_BINS = 16
 UTTERANCE = (STATE, MEAN, COUNTS)
 OURS = (*UTTERANCE, PACE)
 """Streams that are not heads of the LM."""
-NGRAMS = "ngrams"
-"""`ngrams-B` (B): which 1- to 3-grams of units occur, hashed to B buckets; damped counts, a row of length 1."""
+NGRAM_KINDS: tuple[NgramKind, ...] = get_args(NgramKind)
+"""`ngrams-B` (B): which 1- to 3-grams of units occur, hashed to B buckets; damped counts, a row of length 1. `pairs-B`
+(B): the same of units and of pairs of units one, two and three places apart (skip-grams)."""
 LONGEST_NGRAM = 3
+FARTHEST_PAIR = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def states_of(
         hidden = lm.forward(batch, prefixes, separators, before)
     counts = unit_counts(batch, lm.unit_count) if COUNTS in named else None
     pace = unit_pace(batch, lm.unit_count) if PACE in named else None
-    ngrams = {name: unit_ngrams(batch, size) for name in named if (size := ngram_buckets(name)) is not None}
+    ngrams = {name: ngram_values(batch, name) for name in named if ngram_buckets(name) is not None}
     return States(hidden, mean, counts, pace, ngrams)
 
 
@@ -119,34 +122,52 @@ def unit_pace(batch: UnitBatch, unit_count: int) -> Tensor:
     return torch.cat([by_unit, by_length], 1)
 
 
-def unit_ngrams(batch: UnitBatch, buckets: int) -> Tensor:
-    """The stream `ngrams-B` (B,buckets) of a batch: 1 + log of how many n-grams fall into each, scaled to length 1.
+def ngram_values(batch: UnitBatch, stream: str) -> Tensor:
+    """A stream `ngrams-B` or `pairs-B` (B,buckets) of a batch: 1 + log of how many fall into each, scaled to length 1.
 
-    Rows without units are 0. The hash is multiplicative (D. Knuth, The Art of Computer Programming 3, 6.4).
+    Rows without units are 0. The hash is multiplicative (D. Knuth, The Art of Computer Programming 3, 6.4). KeyError
+    for the name of another stream.
     """
+    buckets = ngram_buckets(stream)
+    if buckets is None:
+        raise KeyError(stream)
     real, ids = _real(batch), batch.unit_ids
     found = torch.zeros(len(batch), buckets, device=ids.device)
-    for n in range(1, min(LONGEST_NGRAM, ids.shape[1]) + 1):
-        codes = torch.full_like(ids[:, n - 1 :], n)
-        for place in range(n):
-            codes = codes * 100_003 + ids[:, place : ids.shape[1] - n + 1 + place]
+    for kind, places in _PLACES[_kind(stream)]:
+        if (reach := places[-1]) >= ids.shape[1]:
+            continue
+        codes = torch.full_like(ids[:, reach:], kind)
+        for place in places:
+            codes = codes * 100_003 + ids[:, place : ids.shape[1] - reach + place]
         spread = (((codes * 2_654_435_761) & 0xFFFF_FFFF) >> 16) * buckets >> 16
-        found.scatter_add_(1, spread, real[:, n - 1 :].to(found.dtype))
+        found.scatter_add_(1, spread, real[:, reach:].to(found.dtype))
     damped = torch.where(found > 0, 1 + found.clamp(min=1).log(), 0)
     return torch.nn.functional.normalize(damped, dim=1)
 
 
-def ngram_stream(buckets: int) -> str:
+_PLACES: dict[str, list[tuple[int, tuple[int, ...]]]] = {
+    "ngrams": [(n, tuple(range(n))) for n in range(1, LONGEST_NGRAM + 1)],
+    "pairs": [(1, (0,)), *((1 + apart, (0, apart)) for apart in range(1, FARTHEST_PAIR + 1))],
+}
+"""Of each kind, the numbers that begin its codes and the places of their units."""
+
+
+def ngram_stream(buckets: int, kind: NgramKind = "ngrams") -> str:
     """The name of the stream of n-grams in so many buckets."""
-    return f"{NGRAMS}-{buckets}"
+    return f"{kind}-{buckets}"
 
 
 def ngram_buckets(stream: str) -> int | None:
     """How many buckets a stream of n-grams has; None for other streams, and for more than `MOST_BUCKETS`."""
-    name, _, count = stream.partition("-")
-    if name != NGRAMS or not (count.isdecimal() and count.isascii()) or len(count) > len(str(MOST_BUCKETS)):
+    count = stream.partition("-")[2]
+    named = _kind(stream) in NGRAM_KINDS and count.isdecimal() and count.isascii()
+    if not named or len(count) > len(str(MOST_BUCKETS)):
         return None
     return int(count) if 0 < int(count) <= MOST_BUCKETS else None
+
+
+def _kind(stream: str) -> str:
+    return stream.partition("-")[0]
 
 
 def _real(batch: UnitBatch) -> Tensor:

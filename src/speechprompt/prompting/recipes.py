@@ -22,6 +22,7 @@ from speechprompt.prompting.kinds import (
     MOST_MEMBERS,
     Decoding,
     Method,
+    NgramKind,
     VerbalizerName,
 )
 from speechprompt.speech.speeds import AnswerCopies, SpeedCopies
@@ -68,6 +69,15 @@ class TrainingOptions(BaseModel):
         le=MOST_BUCKETS,
         description="n-grams of units beside what is read: so many hash buckets, a weight each and label, fitted once "
         "the prompt has learnt; 0: none, 8192 suits a handful of labels",
+    )
+    ngram_kind: NgramKind = Field(
+        "ngrams",
+        description="which: 1- to 3-grams, or 'pairs': units and pairs of them one, two and three places apart, "
+        "of which there are fewer to hash",
+    )
+    refit_ngrams: bool = Field(
+        False,
+        description="once validation has chosen, fit the weights of n-grams again, to its clips as well",
     )
     decoding: Decoding = Field("parallel", description="slots at once, or one after another")
     initialisation: Literal["units", "normal"] = Field(
@@ -163,6 +173,10 @@ class TrainingOptions(BaseModel):
             raise UsageError(
                 "prompts validate in turn where there are several; ask for --ensemble 3, or for --no-rotate-validation"
             )
+        if options.refit_ngrams and not options.ngrams:
+            raise UsageError(
+                "there are no n-grams to fit again; ask for --ngrams 8192, or leave --refit-ngrams out"
+            )
         asked = (changes or {}).get("streams")
         if options.verbalizer != "learnable" or options.recipe == "paper":
             if asked not in (None, "units"):
@@ -212,6 +226,10 @@ class TrainingOptions(BaseModel):
             values.pop("rotate_validation", None)
         if not self.ngrams:
             values.pop("ngrams", None)
+        if self.ngram_kind == "ngrams":
+            values.pop("ngram_kind", None)
+        if not self.refit_ngrams:
+            values.pop("refit_ngrams", None)
         if not self.speed_copies:
             values.pop("speed_copies", None)
             values.pop("speed_range", None)

@@ -123,6 +123,7 @@ class NgramFit:
     """What n-grams beside a prompt came to on validation, and the two apart, each over what it reads.
 
     `strength` is the classifier's C, `share` what its scores count for, `prompt_alone` the accuracy without them.
+    `refitted` has weights that learnt from validation as well: nothing can be measured there with it.
     """
 
     strength: float
@@ -130,6 +131,7 @@ class NgramFit:
     prompt_alone: float
     prompt: Verbalizer
     ngrams: Verbalizer
+    refitted: Verbalizer | None = None
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -161,6 +163,13 @@ class Run:
         self.optimiser = self._optimiser()
         self._base_rates = [group["lr"] for group in self.optimiser.param_groups]
         self._batches = self._epoch_batches()
+
+    @property
+    def answering(self) -> TaskPrompt:
+        """The entry as it answers what is asked later: with n-grams that were fitted again, where there are any."""
+        if self.ngram_fit is None or self.ngram_fit.refitted is None:
+            return self.entry
+        return self.entry.reading(self.ngram_fit.refitted)
 
     @property
     def steps_per_epoch(self) -> int:
