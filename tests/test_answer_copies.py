@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from speechprompt.evaluation.ensembles import ensemble_scores, evaluate_ensemble
 from speechprompt.evaluation.evaluate import evaluate, with_answer_copies
 from speechprompt.experiments.methods import prompt_run
 from speechprompt.experiments.table_cells import FeatureCache, Measure
-from speechprompt.experiments.table_options import training_options
+from speechprompt.experiments.table_options import cnn_options, hearing_options, training_options
 from speechprompt.experiments.table_rounds import Round
+from speechprompt.experiments.unit_cnn import log_probabilities, train_cnn
 from speechprompt.prompting.answer_copies import answer_scores
 from speechprompt.prompting.predictor import Predictor, Question
 from speechprompt.prompting.run import Examples
@@ -244,6 +246,31 @@ def test_a_tables_trainings_know_nothing_of_the_copies_that_it_answers_over() ->
     assert (asked.answer_copies, plain.answer_copies) == (4, 0)
     assert asked.options == plain.options
     assert asked.options.model_dump_json() == plain.options.model_dump_json()
+
+
+def test_a_tables_network_trains_on_copies_and_answers_over_them(corpus: Corpus, tmp_path: Path) -> None:
+    spoken = spoken_of(ToyTokenizer())
+    sizes: dict[str, Any] = {"steps": 12, "widths": [8], "dropouts": [0.1], "unit_dropouts": [0.0]}
+    values = {**sizes, "speed_copies": 2, "answer_copies": 2}
+    asked = hearing_options("cnn", values)
+    whole = encode_corpus(corpus, spoken).corpus
+    whole = with_speed_copies(whole, spoken, [asked.options.copying]).corpus
+    whole = with_speed_copies(whole, spoken, [AnswerCopies(2)], splits=("test",)).corpus
+    one = Round(whole, Task.of_corpus(whole), 0, "seed0")
+    train = Examples.to_train(one.task, one.rows("train"), asked.options)
+    assert len(train) == 3 * len(one.rows("train"))
+    names, counts = one.task.slots["word"], [len(one.task.slots["word"])]
+    valid = Examples.of(one.task, one.rows("valid"))
+    model = train_cnn(train, valid, counts, cnn_options(values), 0, lambda *_: None).model
+    heard = [[x for x in (u.units, *u.speed_copies.values()) if x] for u in one.rows("test")]
+    means = [torch.stack([log_probabilities(model, [x])[0][0] for x in row]).mean(0) for row in heard]
+    measures = {
+        name: Measure("cnn", one, spoken, options, tmp_path)
+        for name, options in (("copies", values), ("once", sizes))
+    }
+    cell = measures["copies"].run(FeatureCache(), lambda *_: None)
+    assert cell.predictions == tuple(names[int(mean.argmax())] for mean in means)
+    assert measures["copies"].key != measures["once"].key
 
 
 @pytest.mark.parametrize("copies", [1, -2, "two"])

@@ -33,7 +33,7 @@ from speechprompt.experiments.results_lines import (
 from speechprompt.experiments.results_page import write_page
 from speechprompt.experiments.table_cells import Cell, FeatureCache, Measure
 from speechprompt.experiments.table_facts import facts_of, right_of, validated
-from speechprompt.experiments.table_options import TRAINED, check_options, copied_splits, training_options
+from speechprompt.experiments.table_options import HEARING, check_options, copied_splits, hearing_options
 from speechprompt.experiments.table_rounds import (
     AbsentMaterial,
     Round,
@@ -209,12 +209,7 @@ class Study:
                     listener=lambda done, total: update(done, total, "clips"),
                 )
             corpus = found.corpus
-            options = [
-                self.declaration.options(row, m)
-                for m in (*TRAINED, NGRAM_COPIES, NGRAM_TUNED)
-                if m in methods
-            ]
-            trained = [training_options(values, 0) for values in options]
+            trained = [hearing_options(m, self.declaration.options(row, m)) for m in HEARING if m in methods]
             wanted = [one.options.copying for one in trained]
             taught, heard = (
                 sorted({split for one in trained for split in copied_splits(one)[place]}) for place in (0, 1)

@@ -25,15 +25,21 @@ from speechprompt.experiments.demo import Update
 from speechprompt.experiments.methods import load_learners, prompt_run
 from speechprompt.experiments.mfcc_units import Features, mfcc_features, mfcc_units
 from speechprompt.experiments.table_ngrams import NgramAnswers, named, ngrams_over_copies, tuned_ngrams
-from speechprompt.experiments.table_options import TRAINED, copied_splits, training_options
+from speechprompt.experiments.table_options import (
+    HEARING,
+    TRAINED,
+    cnn_options,
+    copied_splits,
+    hearing_options,
+    training_options,
+)
 from speechprompt.experiments.table_rounds import Round, audio_keys, labels_of
 from speechprompt.experiments.table_rows import NEEDS_LM, NGRAM_COPIES, NGRAM_TUNED
 from speechprompt.experiments.tuning import finetuning_run
-from speechprompt.experiments.unit_cnn import CnnOptions, predict, train_cnn
+from speechprompt.experiments.unit_cnn import predict, train_cnn
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.metrics import accuracy
-from speechprompt.pretraining.options import read_options
-from speechprompt.prompting.answer_copies import answer_scores
+from speechprompt.prompting.answer_copies import answer_scores, hearings_of
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.finishing import processor, versions
@@ -133,9 +139,9 @@ class Measure:
 
     def _copied_splits(self) -> list[str]:
         """The splits whose clips are heard at other speeds too."""
-        if self.method not in (*TRAINED, NGRAM_COPIES, NGRAM_TUNED):
+        if self.method not in HEARING:
             return []
-        taught, answered = copied_splits(training_options(self.options, 0))
+        taught, answered = copied_splits(hearing_options(self.method, self.options))
         return list(dict.fromkeys([*taught, *answered]))
 
     @property
@@ -216,22 +222,18 @@ class Measure:
         predictions = baseline.predict(asked).predictions
         return Cell(predictions, baseline.trained_parameters, 0, reached, {"clusters": form})
 
-    def _examples(self, options: TrainingOptions | None = None) -> tuple[Examples, Examples, Examples]:
-        """Train (with the copies at other speeds that options ask for), valid and test."""
-        train, valid, test = (
-            Examples.of(self.round.task, self.round.rows(split)) for split in ("train", "valid", "test")
-        )
-        if options is not None:
-            train = Examples.to_train(self.round.task, self.round.rows("train"), options)
-        return train, valid, test
-
     def _cnn(self, update: Update) -> Cell:
-        train, valid, test = self._examples()
-        slots = self.round.task.slots
+        asked, options = hearing_options(self.method, self.options), cnn_options(self.options)
+        task = self.round.task
+        train = Examples.to_train(task, self.round.rows("train"), asked.options)
+        valid, slots = Examples.of(task, self.round.rows("valid")), task.slots
         counts = [len(labels) for labels in slots.values()]
-        options = read_options(CnnOptions, self.options)
         trained = train_cnn(train, valid, counts, options, self.round.seed, update, torch.device(self.device))
-        best = dict(zip(slots, predict(trained.model, test.units).T.tolist(), strict=True))
+        hearings = [
+            Examples.of(task, rows).units
+            for rows in hearings_of(self.round.rows("test"), asked.answer_copies)
+        ]
+        best = dict(zip(slots, predict(trained.model, *hearings).T.tolist(), strict=True))
         parameters = sum(p.numel() for p in trained.model.parameters())
         return Cell(named(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
 

@@ -1,4 +1,4 @@
-"""What a row of a table asks of the methods that train: options, and over how many copies prompts answer. No data."""
+"""What a row of a table asks of the methods that train: options, and over how many copies they answer. No data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from speechprompt.errors import UsageError
+from speechprompt.experiments.table_rows import COPYING, NGRAM_COPIES, NGRAM_TUNED
 from speechprompt.experiments.unit_cnn import CnnOptions
 from speechprompt.pretraining.options import read_options
 from speechprompt.prompting.recipes import TrainingOptions
@@ -13,6 +14,8 @@ from speechprompt.speech.speeds import AnswerCopies
 
 TRAINED = ("prompt", "finetune")
 """Methods that take training options."""
+HEARING = (*TRAINED, NGRAM_COPIES, NGRAM_TUNED, "cnn")
+"""Methods that may hear clips at other speeds."""
 
 
 class Asked(NamedTuple):
@@ -32,6 +35,18 @@ def training_options(values: Mapping[str, Any], seed: int) -> Asked:
     return Asked(TrainingOptions.of_recipe(recipe, {**changes, "seed": seed}), copies)
 
 
+def hearing_options(method: str, values: Mapping[str, Any]) -> Asked:
+    """What one of `HEARING` says of copies, among its options, as `training_options`."""
+    if method == "cnn":
+        values = {name: value for name, value in values.items() if name in COPYING}
+    return training_options(values, 0)
+
+
+def cnn_options(values: Mapping[str, Any]) -> CnnOptions:
+    """The network's options but for those of copies. UsageError or UnknownName when wrong."""
+    return read_options(CnnOptions, {name: value for name, value in values.items() if name not in COPYING})
+
+
 def copied_splits(asked: Asked) -> tuple[list[str], list[str]]:
     """The splits whose clips are heard at other speeds: to train on, and to answer over."""
     options = asked.options
@@ -45,7 +60,8 @@ def copied_splits(asked: Asked) -> tuple[list[str], list[str]]:
 def check_options(method: str, values: Mapping[str, Any]) -> None:
     """UsageError or UnknownName for options that a method does not take, before anything is measured."""
     if method == "cnn":
-        read_options(CnnOptions, values)
+        cnn_options(values)
+        hearing_options(method, values)
     elif method in TRAINED:
         options = training_options(values, 0).options
         if method == "finetune" and options.ensemble > 1:

@@ -57,6 +57,7 @@ class UnitCnn(nn.Module):
         self, unit_count: int, labels: Sequence[int], embedding: int, width: int, dropout: float
     ) -> None:
         super().__init__()
+        self.labels = tuple(labels)
         self.embed = nn.Embedding(unit_count + 1, embedding, padding_idx=unit_count)
         self.first = nn.Conv1d(embedding, width, 5, padding=2)
         self.second = nn.Conv1d(width, width, 5, padding=2)
@@ -154,16 +155,23 @@ def _train(
 
 
 @torch.no_grad()
-def predict(model: UnitCnn, rows: Sequence[Units]) -> Tensor:
-    """The best label of every slot, (n,S)."""
+def log_probabilities(model: UnitCnn, rows: Sequence[Units]) -> list[Tensor]:
+    """Log-probabilities (n,C) of every slot, on the CPU."""
     model.train(False)
     unit_count = model.embed.num_embeddings - 1
-    found = torch.zeros(len(rows), len(model.heads), dtype=torch.int64)
+    found = [torch.zeros(len(rows), count) for count in model.labels]
     for indices in length_buckets([len(row) for row in rows], _EVALUATION_BATCH, None):
         # a unit that training never showed is as good as padding
         known = [_clipped(rows[i], unit_count) for i in indices]
-        found[indices] = torch.stack([x.argmax(1) for x in model(known)], 1).cpu()
+        for slot, logits in zip(found, model(known), strict=True):
+            slot[indices] = logits.log_softmax(1).cpu()
     return found
+
+
+def predict(model: UnitCnn, *hearings: Sequence[Units]) -> Tensor:
+    """The best label of every slot, (n,S), by the mean over hearings of the same clips, in order."""
+    told = [log_probabilities(model, rows) for rows in hearings]
+    return torch.stack([torch.stack(slot).mean(0).argmax(1) for slot in zip(*told, strict=True)], 1)
 
 
 def _clipped(row: Units, unit_count: int) -> Units:
