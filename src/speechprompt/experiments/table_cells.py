@@ -39,7 +39,7 @@ from speechprompt.experiments.tuning import finetuning_run
 from speechprompt.experiments.unit_cnn import predict, train_cnn
 from speechprompt.lms.protocol import UnitLM
 from speechprompt.metrics import accuracy
-from speechprompt.prompting.answer_copies import answer_scores, hearings_of
+from speechprompt.prompting.answer_copies import answer_scores
 from speechprompt.prompting.bank import TaskPrompt
 from speechprompt.prompting.calibration import Calibration
 from speechprompt.prompting.finishing import processor, versions
@@ -229,11 +229,9 @@ class Measure:
         valid, slots = Examples.of(task, self.round.rows("valid")), task.slots
         counts = [len(labels) for labels in slots.values()]
         trained = train_cnn(train, valid, counts, options, self.round.seed, update, torch.device(self.device))
-        hearings = [
-            Examples.of(task, rows).units
-            for rows in hearings_of(self.round.rows("test"), asked.answer_copies)
-        ]
-        best = dict(zip(slots, predict(trained.model, *hearings).T.tolist(), strict=True))
+        test = Examples.of(task, self.round.rows("test"), asked.answer_copies)
+        answers = predict(trained.model, *(heard.units for heard in test.hearings()))
+        best = dict(zip(slots, answers.T.tolist(), strict=True))
         parameters = sum(p.numel() for p in trained.model.parameters())
         return Cell(named(slots, best), parameters, 0, trained.valid_accuracy, trained.chosen)
 
