@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,22 +76,40 @@ def test_an_interrupted_ensemble_goes_on_with_the_same_result(
 
 
 def test_few_clips_have_a_recipe_of_their_own(run: Run, toy: Path, units: Path, tmp_path: Path) -> None:
-    told, quick = "clips to train on are few: --recipe few", QUICK[:-2]
-    plain = run("train", units, "--lm", toy, "--out", tmp_path / "a", "--slots", "word", *quick)
-    assert told in plain.err
-    chosen = run("train", units, "--lm", toy, "--out", tmp_path / "d", "--slots", "word", *QUICK)
-    assert told not in chosen.err
-    few = run(
-        "train", units, "--lm", toy, "--out", tmp_path / "b", "--slots", "word", "--recipe", "few", *QUICK
-    )
-    assert few.code == 0, few.err
-    assert told not in few.err
-    config = run("show", tmp_path / "b", "--json").document
+    told, quick, names = "clips to train on are few", QUICK[:-2], iter("abcdefgh")
+
+    def trained(*flags: object) -> tuple[dict[str, Any], bool]:
+        out = tmp_path / next(names)
+        ran = run("train", units, "--lm", toy, "--out", out, "--slots", "word", *flags)
+        assert ran.code == 0, ran.err
+        return run("show", out, "--json").document, told in ran.err
+
+    config, notice = trained(*quick)
     assert (config["recipe"], len(config["members"]), config["options"]["steps"]) == ("few", 3, 6)
-    alone = run("train", units, "--lm", toy, "--out", tmp_path / "c", "--slots", "word", "--recipe", "few",
-                "--ensemble", 1, "--no-rotate-validation", *QUICK)  # fmt: skip
-    assert alone.code == 0, alone.err
-    assert "members" not in run("show", tmp_path / "c", "--json").document
+    assert config["answer_copies"] == recipes.FEW["answer_copies"]
+    assert notice
+    for flags in (("--recipe", "default", *quick), ("--ensemble", 1, *quick), QUICK):
+        config, notice = trained(*flags)
+        assert ("members" in config, notice) == (False, False), flags
+    config, notice = trained("--recipe", "few", *QUICK)
+    assert (config["recipe"], len(config["members"]), notice) == ("few", 3, False)
+    config, _ = trained("--recipe", "few", "--ensemble", 1, "--no-rotate-validation", *QUICK)
+    assert "members" not in config
+
+
+def test_many_clips_and_several_prompts_have_the_recipe_default(
+    run: Run, toy: Path, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = ("train", units, "--lm", toy, "--slots", "word", *QUICK[:-2])
+    assert run(*training, "--out", tmp_path / "seeds", "--seed", "0,1").code == 0
+    assert run("show", next((tmp_path / "seeds").glob("*seed-1")), "--json").document["recipe"] == "default"
+    rounds = run(*training, "--out", tmp_path / "rounds", "--folds", 3)
+    assert "18 clips to train on are few" in rounds.err
+    assert run("show", tmp_path / "rounds" / "fold1", "--json").document["recipe"] == "few"
+    monkeypatch.setattr(recipes, "FEW_CLIPS", 10)
+    many = run(*training, "--out", tmp_path / "many")
+    assert "are few" not in many.err
+    assert run("show", tmp_path / "many", "--json").document["recipe"] == "default"
 
 
 def test_prompts_that_would_be_very_short_are_told(

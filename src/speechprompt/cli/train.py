@@ -25,6 +25,7 @@ from speechprompt.cli.commands import (
 )
 from speechprompt.cli.materials import (
     encoded,
+    few,
     only_splits,
     open_spoken_lm,
     read_source,
@@ -53,6 +54,17 @@ Recipe = Annotated[
         help="Named set of training options; few: for up to about 500 clips to train on.",
     ),
 ]
+AUTO = "auto"
+RecipeOrAuto = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        metavar="auto|default|few|paper",
+        help="Named set of training options; auto: few for up to 500 clips to train on, else default.",
+    ),
+]
+SHAPING = ("ensemble", "rotate_validation", "prompt_length", "verbalizer", "streams")
+"""Options that say themselves how many prompts answer, and what they are."""
 Shots = Annotated[
     int | None, typer.Option("--shots", min=1, help="Train on so many utterances a label only.")
 ]
@@ -103,7 +115,7 @@ def train(
     lm: LmName = "tiny",
     slots: SlotNames = None,
     tasks: Tasks = None,
-    recipe: Recipe = "default",
+    recipe: RecipeOrAuto = AUTO,
     shots: Shots = None,
     folds: Folds = None,
     init_from: InitFrom = None,
@@ -121,12 +133,13 @@ def train(
     PATH holds a prompt for each round (fold1, fold2, ...) and folds.json with the pooled numbers. Several sources,
     several --task, or training options with several values (--seed 0,1,2) train a prompt each, all in one run;
     PATH then holds a folder for each. With --ensemble, or the recipe few, PATH is one prompt folder all the same: its
-    prompts answer together.
+    prompts answer together. Up to 500 clips get that recipe where nothing is said about how many prompts there are.
     """
     from speechprompt.prompting.artifact import Artifact
 
     single, choices = with_choices(changes)
-    options, asked = resolved(recipe, single), [names_of(task) or [] for task in tasks or ()]
+    options = resolved("default" if recipe == AUTO else recipe, single)
+    asked = [names_of(task) or [] for task in tasks or ()]
     chosen = list(dict.fromkeys(slot for task in asked for slot in task)) or names_of(slots)
     several = len(sources) > 1 or bool(tasks) or bool(choices)
     if several and (folds is not None or (slots is not None and tasks)):
@@ -136,9 +149,12 @@ def train(
     corpora = [trainable(terminal, corpus, folds) for corpus in read]
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     initial = None if init_from is None else Artifact.load(init_from, spoken_lm)
+    automatic = recipe == AUTO and initial is None and not several
     if folds is not None:
         from speechprompt.cli.folds import train_folds
 
+        clips = _round_clips(corpora[0], folds, shots, options.seed)
+        options = _suited(terminal, options, single, clips, spoken_lm, automatic)
         _tell_start(terminal, initial, [options])
         corpus, drawn = _divided(terminal, corpora[0], folds, spoken_lm, options, skip_unreadable)
         document, parts = train_folds(terminal, corpus, spoken_lm, options, out, drawn, shots, initial, force)
@@ -148,12 +164,15 @@ def train(
     corpora = [only_splits(one, ("train", "valid")) for one in corpora]
     # wrong slots and values fail before anything is encoded
     jobs = jobs_of(corpora, asked, options, choices, shots, initial)
+    if not several:
+        clips = len(jobs[0].corpus.split("train"))
+        options = _suited(terminal, options, single, clips, spoken_lm, automatic)
+        jobs = [replace(job, options=options) for job in jobs]
     _tell_start(terminal, initial, [job.options for job in jobs])
     jobs = _encoded(jobs, spoken_lm, terminal, skip_unreadable)
     if several:
         train_together(terminal, jobs, spoken_lm, out, force, lm)
         return
-    _advise(terminal, options, len(jobs[0].corpus.split("train")), spoken_lm)
     artifact = train_resumably(terminal, RunFolder(out), jobs[0].corpus, spoken_lm, options, initial, force)
     reading = [*reading_flags(split_field, skip_unreadable)]
     following = ["evaluate", out, sources[0], *reading] if has_test else ["predict", "FILE", "--prompt", out]
@@ -198,12 +217,31 @@ def _tell_start(terminal: Terminal, initial: Artifact | None, variants: Sequence
         )
 
 
-def _advise(terminal: Terminal, options: TrainingOptions, clips: int, spoken_lm: SpokenLM) -> None:
-    """A notice where clips are so few that another recipe serves them better, or an LM so wide that it does not."""
+def _round_clips(corpus: Corpus, folds: int, shots: int | None, seed: int) -> int:
+    """How many clips the first of so many rounds trains on."""
+    from speechprompt.speech.splits import folds as folds_of
+    from speechprompt.speech.splits import with_fold
+
+    first = folds_of(corpus, folds)[0]
+    return len(few(with_fold(corpus, first), shots, seed).split("train"))
+
+
+def _suited(
+    terminal: Terminal,
+    options: TrainingOptions,
+    changes: Mapping[str, Any],
+    clips: int,
+    spoken_lm: SpokenLM,
+    automatic: bool,
+) -> TrainingOptions:
+    """The options, or (`automatic`) those of the recipe `few` where so many clips are few and the LM is narrow enough.
+
+    Notices tell of that, and of several prompts over an LM so wide that they are very short.
+    """
     from speechprompt.prompting.recipes import FEW, FEW_CLIPS, SHORTEST_MEMBER
 
     if options.recipe == "paper" or options.prompt_length is not None:
-        return
+        return options
     count = max(options.ensemble, FEW["ensemble"])
     length = options.model_copy(update={"ensemble": count}).length_for(
         spoken_lm.lm.layers, spoken_lm.lm.width
@@ -214,11 +252,13 @@ def _advise(terminal: Terminal, options: TrainingOptions, clips: int, spoken_lm:
                 f"within 0.15 M parameters each of {count} prompts over {spoken_lm.name} has {length} vectors a layer; "
                 "--recipe default trains one longer prompt"
             )
-    elif clips <= FEW_CLIPS and options.ensemble == 1:
+    elif automatic and clips <= FEW_CLIPS and not set(SHAPING) & changes.keys():
         terminal.notice(
-            f"{clips} clips to train on are few: --recipe few trains three prompts that answer together and validate "
-            "in turn, so that every clip teaches most of them"
+            f"{clips} clips to train on are few, so three prompts learn that answer together and validate in turn: "
+            "every clip teaches most of them (--recipe few; --recipe default trains one)"
         )
+        return resolved("few", changes)
+    return options
 
 
 def _check_output(out: Path, force: bool, folds: int | None, several: bool) -> None:

@@ -287,6 +287,6 @@ SHORTEST_MEMBER = 5
 """Vectors a layer below which prompts of an ensemble were never measured."""
 FEW_CLIPS = 500
 """Training clips up to which three prompts that validate in turn are worth their steps (docs/decisions/0025)."""
-FEW: dict[str, Any] = {"ensemble": 3, "rotate_validation": True, "steps": 300}
-"""What differs from `default` where clips are few: every clip teaches most prompts, and steps for so many."""
+FEW: dict[str, Any] = {"ensemble": 3, "rotate_validation": True, "steps": 300, "answer_copies": 4}
+"""What differs from `default` where clips are few: every clip teaches most prompts, steps for so many, and copies."""
 RECIPES: dict[str, dict[str, Any]] = {"default": {}, "few": FEW, "paper": PUBLISHED}
