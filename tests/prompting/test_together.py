@@ -19,6 +19,7 @@ from speechprompt.evaluation.occlusion import occlude, occlude_together
 from speechprompt.experiments.methods import prompt_run
 from speechprompt.experiments.reproduce import Study
 from speechprompt.experiments.sections import task_section
+from speechprompt.prompting import recipes
 from speechprompt.prompting.answer_copies import artifact_scores
 from speechprompt.prompting.artifact import CONFIG, TENSORS, Artifact
 from speechprompt.prompting.finishing import finish, finish_together
@@ -27,7 +28,7 @@ from speechprompt.prompting.predictor import Predictor
 from speechprompt.prompting.recipes import MOST_TRAINED, TrainingOptions
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.train import train
+from speechprompt.prompting.train import suited_options, train
 from speechprompt.prompting.training import train_runs
 from speechprompt.server.catalogue import revision_of
 from speechprompt.speech.manifest import Utterance
@@ -57,6 +58,19 @@ def rightness_of(members: list[Artifact], utterances: Sequence[Utterance]) -> to
     told = ensemble_scores(SPOKEN.lm, members, utterances)
     targets = torch.tensor(TASK.targets(utterances))
     return torch.stack([scores.argmax(1) == targets[:, s] for s, scores in enumerate(told.values())]).all(0)
+
+
+def test_options_that_nobody_chose_suit_the_clips_and_the_lm(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = len(CORPUS.split("train"))
+    assert suited_options(CORPUS, SPOKEN) == TrainingOptions.of_recipe("few")
+    assert suited_options(CORPUS, SPOKEN, artifact_of(entry_of(SPOKEN.lm))) == TrainingOptions()
+    monkeypatch.setattr(recipes, "FEW_CLIPS", clips)
+    assert suited_options(CORPUS, SPOKEN).recipe == "few"
+    monkeypatch.setattr(recipes, "FEW_CLIPS", clips - 1)
+    assert suited_options(CORPUS, SPOKEN) == TrainingOptions()
+    # three prompts over the paper's GSLM would be a vector a layer each
+    assert recipes.suits_few(clips - 1, 4, 192)
+    assert not recipes.suits_few(clips - 1, 12, 1024)
 
 
 @pytest.mark.parametrize("rotates", [False, True])

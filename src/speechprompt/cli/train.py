@@ -238,26 +238,21 @@ def _suited(
 
     Notices tell of that, and of several prompts over an LM so wide that they are very short.
     """
-    from speechprompt.prompting.recipes import FEW, FEW_CLIPS, SHORTEST_MEMBER
+    from speechprompt.prompting.recipes import SHORTEST_MEMBER, suits_few
 
-    if options.recipe == "paper" or options.prompt_length is not None:
-        return options
-    count = max(options.ensemble, FEW["ensemble"])
-    length = options.model_copy(update={"ensemble": count}).length_for(
-        spoken_lm.lm.layers, spoken_lm.lm.width
-    )
-    if length < SHORTEST_MEMBER:
-        if options.ensemble > 1:
-            terminal.notice(
-                f"within 0.15 M parameters each of {count} prompts over {spoken_lm.name} has {length} vectors a layer; "
-                "--recipe default trains one longer prompt"
-            )
-    elif automatic and clips <= FEW_CLIPS and not set(SHAPING) & changes.keys():
+    layers, width = spoken_lm.lm.layers, spoken_lm.lm.width
+    if automatic and not set(SHAPING) & changes.keys() and suits_few(clips, layers, width):
         terminal.notice(
             f"{clips} clips to train on are few, so three prompts learn that answer together and validate in turn: "
             "every clip teaches most of them (--recipe few; --recipe default trains one)"
         )
         return resolved("few", changes)
+    length = options.length_for(layers, width)
+    if options.ensemble > 1 and options.prompt_length is None and length < SHORTEST_MEMBER:
+        terminal.notice(
+            f"within 0.15 M parameters each of {options.ensemble} prompts over {spoken_lm.name} has {length} vectors a "
+            "layer; --recipe default trains one longer prompt"
+        )
     return options
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from speechprompt.encoding import check_lengths, encode_corpus
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.joint import Job, train_jobs
-from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.recipes import TrainingOptions, suits_few
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import Listener
 from speechprompt.prompting.training_copies import with_training_copies
@@ -30,15 +30,26 @@ def train(
 ) -> Artifact:
     """Train one prompt on a corpus's train split, chosen on its valid split.
 
-    `slots` default to all of the corpus's; `initial` starts from another artifact's vectors (those of several prompts
-    start as many, one each; else its first starts all). Errors: those of the corpus, its audio and training itself.
+    Without options `suited_options` chooses them. `slots` default to all of the corpus's; `initial` starts from another
+    artifact's vectors (those of several prompts start as many, one each; else its first starts all). Errors: those of
+    the corpus, its audio and training itself.
     Side effects: the unit store, and `checkpoint`, a file that is left for the caller to remove once the artifact is
     saved (`remove_checkpoint`).
     """
     return train_many(
-        corpus, spoken_lm, slots, [options or TrainingOptions()],
+        corpus, spoken_lm, slots, [options or suited_options(corpus, spoken_lm, initial)],
         name=name, initial=initial, listener=listener, checkpoint=checkpoint,
     )[0]  # fmt: skip
+
+
+def suited_options(corpus: Corpus, spoken_lm: SpokenLM, initial: Artifact | None = None) -> TrainingOptions:
+    """The recipe `few` for few training clips over an LM that is narrow enough, as the command `train` does.
+
+    Else `default`, and where another artifact's vectors start the training.
+    """
+    lm, clips = spoken_lm.lm, len(corpus.split("train"))
+    few = initial is None and suits_few(clips, lm.layers, lm.width)
+    return TrainingOptions.of_recipe("few" if few else "default")
 
 
 def train_many(
