@@ -24,6 +24,7 @@ from speechprompt.experiments.table_rounds import Round
 from speechprompt.experiments.unit_cnn import log_probabilities, train_cnn
 from speechprompt.prompting.answer_copies import answer_scores
 from speechprompt.prompting.predictor import Predictor, Question
+from speechprompt.prompting.recipes import FEW
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import train_runs
@@ -245,6 +246,9 @@ def test_a_tables_trainings_know_nothing_of_the_copies_that_it_answers_over() ->
     asked, plain = (training_options(values, 3) for values in ({"answer_copies": 4}, {}))
     assert (asked.answer_copies, plain.answer_copies) == (4, 0)
     assert asked.options == plain.options
+    few = training_options({"recipe": "few"}, 3)
+    assert (few.answer_copies, few.options.answer_copies) == (FEW["answer_copies"], 0)
+    assert training_options({"recipe": "few", "answer_copies": 0}, 3).answer_copies == 0
     assert asked.options.model_dump_json() == plain.options.model_dump_json()
 
 

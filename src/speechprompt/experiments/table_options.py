@@ -9,7 +9,7 @@ from speechprompt.errors import UsageError
 from speechprompt.experiments.table_rows import COPYING, NGRAM_COPIES, NGRAM_TUNED
 from speechprompt.experiments.unit_cnn import CnnOptions
 from speechprompt.pretraining.options import read_options
-from speechprompt.prompting.recipes import TrainingOptions
+from speechprompt.prompting.recipes import RECIPES, TrainingOptions
 from speechprompt.speech.speeds import AnswerCopies
 
 TRAINED = ("prompt", "finetune")
@@ -27,12 +27,14 @@ class Asked(NamedTuple):
 
 def training_options(values: Mapping[str, Any], seed: int) -> Asked:
     """Training options and a row's own `answer_copies`. UsageError or UnknownName when wrong."""
-    changes = dict(values)  # cells calibrate for themselves, so their trainings have no option of that name
-    copies, recipe = changes.pop("answer_copies", 0), changes.pop("recipe", "default")
+    changes = dict(values)
+    recipe = changes.pop("recipe", "default")
+    copies = changes.pop("answer_copies", RECIPES.get(recipe, {}).get("answer_copies", 0))
     if not isinstance(copies, int):
         raise UsageError(f"'answer_copies' must be a number of copies, not {copies!r}")
     AnswerCopies(copies).speeds()
-    return Asked(TrainingOptions.of_recipe(recipe, {**changes, "seed": seed}), copies)
+    # cells calibrate for themselves, so their trainings answer over no copies
+    return Asked(TrainingOptions.of_recipe(recipe, {**changes, "seed": seed, "answer_copies": 0}), copies)
 
 
 def hearing_options(method: str, values: Mapping[str, Any]) -> Asked:
