@@ -53,6 +53,31 @@ def test_few_clips_are_all_divided() -> None:
     assert sorted(held) == sorted(u.id for split in ("train", "valid") for u in few.split(split))
 
 
+def test_no_prompt_misses_a_label() -> None:
+    """A label that only one speaker has is learnt by every prompt."""
+    word, *others = CORPUS.slots["word"]
+    many = speaking(CORPUS, 12, 4)
+    rare = [
+        u if u.labels["word"] != word or u.speaker == "train 0" or u.split == "test" else
+        replace(u, labels={"word": others[0]})
+        for u in many.utterances
+    ]  # fmt: skip
+    lonely = replace(many, utterances=tuple(rare))
+    assert len(check(lonely, 5, True)) == 5
+    assert all(u.speaker != "train 0" for _, judged in divisions(lonely, 5)[1:] for u in judged)
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_the_fewest_clips_can_be_divided_or_keep_their_division(clips: int) -> None:
+    rows = [u for split in ("train", "valid") for u in CORPUS.split(split)[:clips]]
+    one = replace(CORPUS, utterances=tuple(replace(u, speaker=u.split, labels={"word": "a"}) for u in rows))
+    one = replace(one, slots={"word": ("a",)})
+    found = divisions(one, 3)
+    assert [len(taught) + len(judged) for taught, judged in found] == [2 * clips] * 3
+    assert all(taught and judged for taught, judged in found)
+    assert (found == [(one.split("train"), one.split("valid"))] * 3) == (clips == 1)
+
+
 def test_many_clips_keep_their_own_validation_first() -> None:
     many = speaking(CORPUS, 12, 4)
     assert divisions(many, 3)[0] == (many.split("train"), many.split("valid"))

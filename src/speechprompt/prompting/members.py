@@ -48,43 +48,48 @@ def divisions(corpus: Corpus, count: int) -> list[Division]:
 
     The first is the corpus's own, each further one validates on a part of train about as large as valid. Where valid
     is over half of train, as with few clips, or train has fewer than three speakers, valid is divided like the rest, in
-    `FEW_PARTS` or more. Parts are drawn by hash; speakers stay whole where those of valid do not train.
+    `FEW_PARTS` or more. Parts are drawn by hash; speakers stay whole where those of valid do not train. A part without
+    which a label would not be learnt is not held out; where all parts are such, the corpus's own division stands.
     """
     train, valid = corpus.split("train"), corpus.split("valid")
     if count == 1:
         return [(train, valid)]
     new = {u.speaker for u in valid}.isdisjoint({u.speaker for u in train} - {None})
     if 2 * len(valid) > len(train) or (new and _groups(train) < FEWEST_FOLDS):
-        return _held_out(corpus, (*train, *valid), (), max(FEW_PARTS, count), new, count)
-    parts = max(FEWEST_FOLDS, round(len(train) / len(valid)))
-    return [(train, valid), *_held_out(corpus, train, valid, parts, new, count - 1)]
+        first, held = [], _held_out(corpus, (*train, *valid), (), max(FEW_PARTS, count), new)
+    else:
+        parts = max(FEWEST_FOLDS, round(len(train) / len(valid)))
+        first, held = [(train, valid)], _held_out(corpus, train, valid, parts, new)
+    needed = _labels(corpus, train)
+    found = [one for one in held if needed <= _labels(corpus, one[0])] or [(train, valid)]
+    return [*first, *(found[member % len(found)] for member in range(count - len(first)))]
 
 
 def _held_out(
-    corpus: Corpus,
-    rows: Sequence[Utterance],
-    always: Sequence[Utterance],
-    parts: int,
-    whole: bool,
-    count: int,
+    corpus: Corpus, rows: Sequence[Utterance], always: Sequence[Utterance], parts: int, whole: bool
 ) -> list[Division]:
-    """Divisions that validate on one part of `rows` after another; the rest, and what is `always` learnt, trains.
+    """Divisions that validate on one part of `rows` each; the rest, and what is `always` learnt, trains.
 
     With `whole` speakers there are at most as many parts as speakers; under three speakers are divided all the same.
     """
     groups = _groups(rows) if whole else 0
     if groups < FEWEST_FOLDS:
-        divided = tuple(replace(u, speaker=None) for u in rows)
+        divided, groups = tuple(replace(u, speaker=None) for u in rows), len(rows)
     else:
-        divided, parts = tuple(rows), min(parts, groups)
+        divided = tuple(rows)
+    parts = min(parts, groups)
+    if parts < FEWEST_FOLDS:
+        return []
     drawn = [set(part.test) for part in folds(replace(corpus, utterances=divided, fold=None), parts)]
     return [
-        (
-            (*(u for u in rows if u.id not in held), *always),
-            tuple(u for u in rows if u.id in held),
-        )
-        for held in (drawn[member % len(drawn)] for member in range(count))
+        ((*(u for u in rows if u.id not in held), *always), tuple(u for u in rows if u.id in held))
+        for held in drawn
     ]
+
+
+def _labels(corpus: Corpus, rows: Sequence[Utterance]) -> set[tuple[str, str]]:
+    """The labels of the corpus's slots that occur, each with its slot."""
+    return {(slot, u.labels[slot]) for u in rows for slot in corpus.slots}
 
 
 def _groups(rows: Sequence[Utterance]) -> int:
