@@ -149,12 +149,12 @@ def train(
     corpora = [trainable(terminal, corpus, folds) for corpus in read]
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     initial = None if init_from is None else Artifact.load(init_from, spoken_lm)
-    automatic = recipe == AUTO and initial is None and not several
+    if not several:
+        clips = _training_clips(corpora[0], folds, shots, options.seed)
+        options = _suited(terminal, options, single, clips, spoken_lm, recipe == AUTO and initial is None)
     if folds is not None:
         from speechprompt.cli.folds import train_folds
 
-        clips = _round_clips(corpora[0], folds, shots, options.seed)
-        options = _suited(terminal, options, single, clips, spoken_lm, automatic)
         _tell_start(terminal, initial, [options])
         corpus, drawn = _divided(terminal, corpora[0], folds, spoken_lm, options, skip_unreadable)
         document, parts = train_folds(terminal, corpus, spoken_lm, options, out, drawn, shots, initial, force)
@@ -164,10 +164,6 @@ def train(
     corpora = [only_splits(one, ("train", "valid")) for one in corpora]
     # wrong slots and values fail before anything is encoded
     jobs = jobs_of(corpora, asked, options, choices, shots, initial)
-    if not several:
-        clips = len(jobs[0].corpus.split("train"))
-        options = _suited(terminal, options, single, clips, spoken_lm, automatic)
-        jobs = [replace(job, options=options) for job in jobs]
     _tell_start(terminal, initial, [job.options for job in jobs])
     jobs = _encoded(jobs, spoken_lm, terminal, skip_unreadable)
     if several:
@@ -217,13 +213,13 @@ def _tell_start(terminal: Terminal, initial: Artifact | None, variants: Sequence
         )
 
 
-def _round_clips(corpus: Corpus, folds: int, shots: int | None, seed: int) -> int:
-    """How many clips the first of so many rounds trains on."""
+def _training_clips(corpus: Corpus, folds: int | None, shots: int | None, seed: int) -> int:
+    """How many clips a training has; with folds the first of the rounds."""
     from speechprompt.speech.splits import folds as folds_of
     from speechprompt.speech.splits import with_fold
 
-    first = folds_of(corpus, folds)[0]
-    return len(few(with_fold(corpus, first), shots, seed).split("train"))
+    one = corpus if folds is None else with_fold(corpus, folds_of(corpus, folds)[0])
+    return len(few(one, shots, seed).split("train"))
 
 
 def _suited(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -28,11 +27,17 @@ PACE_BINS = 16
 UTTERANCE = (STATE, MEAN, COUNTS)
 OURS = (*UTTERANCE, PACE)
 """Streams that are not heads of the LM."""
-NGRAM_KINDS: tuple[NgramKind, ...] = get_args(NgramKind)
-"""`ngrams-B` (B): which 1- to 3-grams of units occur, hashed to B buckets; damped counts, a row of length 1. `pairs-B`
-(B): the same of units and of pairs of units one, two and three places apart (skip-grams)."""
 LONGEST_NGRAM = 3
 FARTHEST_PAIR = 3
+_PLACES: dict[NgramKind, list[tuple[int, tuple[int, ...]]]] = {
+    "ngrams": [(n, tuple(range(n))) for n in range(1, LONGEST_NGRAM + 1)],
+    "pairs": [(1, (0,)), *((1 + apart, (0, apart)) for apart in range(1, FARTHEST_PAIR + 1))],
+}
+"""Of each kind of n-grams, the numbers that begin their codes and the places of their units.
+
+A stream `ngrams-B` (B) says which 1- to 3-grams of units occur, hashed to B buckets: damped counts, a row of length 1.
+`pairs-B` (B) says the same of units and of pairs of units one, two and three places apart (skip-grams).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,28 +133,21 @@ def ngram_values(batch: UnitBatch, stream: str) -> Tensor:
     Rows without units are 0. The hash is multiplicative (D. Knuth, The Art of Computer Programming 3, 6.4). KeyError
     for the name of another stream.
     """
-    buckets = ngram_buckets(stream)
-    if buckets is None:
+    kind, buckets = _kind(stream), ngram_buckets(stream)
+    if kind is None or buckets is None:
         raise KeyError(stream)
     real, ids = _real(batch), batch.unit_ids
     found = torch.zeros(len(batch), buckets, device=ids.device)
-    for kind, places in _PLACES[_kind(stream)]:
+    for code, places in _PLACES[kind]:
         if (reach := places[-1]) >= ids.shape[1]:
             continue
-        codes = torch.full_like(ids[:, reach:], kind)
+        codes = torch.full_like(ids[:, reach:], code)
         for place in places:
             codes = codes * 100_003 + ids[:, place : ids.shape[1] - reach + place]
         spread = (((codes * 2_654_435_761) & 0xFFFF_FFFF) >> 16) * buckets >> 16
         found.scatter_add_(1, spread, real[:, reach:].to(found.dtype))
     damped = torch.where(found > 0, 1 + found.clamp(min=1).log(), 0)
     return torch.nn.functional.normalize(damped, dim=1)
-
-
-_PLACES: dict[str, list[tuple[int, tuple[int, ...]]]] = {
-    "ngrams": [(n, tuple(range(n))) for n in range(1, LONGEST_NGRAM + 1)],
-    "pairs": [(1, (0,)), *((1 + apart, (0, apart)) for apart in range(1, FARTHEST_PAIR + 1))],
-}
-"""Of each kind, the numbers that begin its codes and the places of their units."""
 
 
 def ngram_stream(buckets: int, kind: NgramKind = "ngrams") -> str:
@@ -160,14 +158,15 @@ def ngram_stream(buckets: int, kind: NgramKind = "ngrams") -> str:
 def ngram_buckets(stream: str) -> int | None:
     """How many buckets a stream of n-grams has; None for other streams, and for more than `MOST_BUCKETS`."""
     count = stream.partition("-")[2]
-    named = _kind(stream) in NGRAM_KINDS and count.isdecimal() and count.isascii()
-    if not named or len(count) > len(str(MOST_BUCKETS)):
+    named = count.isdecimal() and count.isascii()
+    if _kind(stream) is None or not named or len(count) > len(str(MOST_BUCKETS)):
         return None
     return int(count) if 0 < int(count) <= MOST_BUCKETS else None
 
 
-def _kind(stream: str) -> str:
-    return stream.partition("-")[0]
+def _kind(stream: str) -> NgramKind | None:
+    """Which n-grams a stream is of, if of any."""
+    return next((kind for kind in _PLACES if stream.startswith(f"{kind}-")), None)
 
 
 def _real(batch: UnitBatch) -> Tensor:
