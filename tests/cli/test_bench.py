@@ -80,7 +80,7 @@ def test_a_table_of_chosen_stages_says_where_peft_is_missing(
 
 def test_the_server_is_left_out_without_its_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_process, "missing_package", lambda: "uvicorn")
-    hint = "the stage server needs uvicorn; install it with: pip install 'speechprompt[server]'"
+    hint = "the stage server needs uvicorn; in the clone of speechprompt: pip install -e '.[server]'"
     ran = run("bench", *ONCE, "--stages", "server,deduplicate")
     assert (ran.code, ran.err) == (0, "")
     assert f"left out: {hint}" in ran.out.splitlines()

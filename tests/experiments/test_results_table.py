@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cli.material import write_tone
 from speechprompt.errors import CorpusError, UnknownName, UsageError, WorkError
@@ -246,6 +247,14 @@ def test_methods_that_ask_no_lm_are_measured_without_one(study: Study, tmp_path:
     )
     heard = table_of(another(tmp_path, columns=["n-gram"], lms=nowhere, out=tmp_path / "bare"), "words")[0]
     assert heard.remark.startswith("absent: spoken LM toy")
+
+
+def test_a_line_says_when_its_lm_computes_in_bfloat16(study: Study, tmp_path: Path) -> None:
+    [line] = table_of(another(tmp_path, columns=["probe"]), "words")
+    assert (line.facts["lm_dtype"], line.cells()[-1]) == ("torch.float32", "")
+    coarse = SpokenLM.of_parts("toy@1", ToyTokenizer(), toy_lm().to(dtype=torch.bfloat16))
+    [line] = table_of(another(tmp_path, columns=["probe"], lms=lambda name: coarse), "words")
+    assert line.cells()[-1] == "in bfloat16"
 
 
 def test_what_is_of_other_inputs_does_not_stay_in_a_line(study: Study, tmp_path: Path) -> None:

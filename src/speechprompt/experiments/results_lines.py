@@ -83,14 +83,18 @@ class Line:
         )
 
     def _notes(self) -> list[str]:
-        """What prompts reach on the test without the n-grams beside them, or without copies at other speeds."""
+        """The LM's precision where it is not float32, and what prompts reach without n-grams or copies beside them."""
         prompt, ngrams, once = (
             self._noted(f"{part}_on_test") for part in ("prompt_alone", "ngrams_alone", "without_copies")
         )
-        beside = f"with n-grams: prompts alone {share_cell(prompt)}, n-grams alone {share_cell(ngrams)}"
-        return [beside] * (prompt is not None) + [f"heard once: prompts {share_cell(once)}"] * (
-            once is not None
-        )
+        notes = []
+        if self.facts.get("lm_dtype") not in (None, "torch.float32"):
+            notes.append(f"in {self.facts['lm_dtype'].removeprefix('torch.')}")
+        if prompt is not None:
+            notes.append(f"with n-grams: prompts alone {share_cell(prompt)}, n-grams alone {share_cell(ngrams)}")
+        if once is not None:
+            notes.append(f"heard once: prompts {share_cell(once)}")
+        return notes
 
     def _noted(self, name: str) -> float | None:
         """A number that the cells of prompts note, over all utterances; None where they do not, or no test is shown."""

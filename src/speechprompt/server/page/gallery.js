@@ -98,6 +98,7 @@ function details(task, spokenLm) {
     ["Trained parameters", task.trained_parameters?.toLocaleString("en")],
     ["Prompt", `${task.prompt_length} vectors a layer, ${task.method}, ${task.verbalizer} verbalizer`],
     ["Prompts", task.prompts > 1 ? `${task.prompts} that answer together` : ""],
+    ["Hears a clip", task.answer_copies ? `${task.answer_copies + 1} times: as it is and at ${task.answer_copies} other speeds; the answer is the mean` : "once"],
     ["Recipe", task.recipe],
     ["Temperatures", Object.entries(task.temperatures ?? {}).map(([slot, value]) => `${slot} ${Number(value).toFixed(2)}`).join(", ")],
     ["Abstains below", task.threshold ? percent(task.threshold) : "never"],
