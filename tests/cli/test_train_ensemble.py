@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from cli.material import QUICK, Run, write_tone
 from cli.test_train import same
 from speechprompt.prompting import joint, recipes, training
+from speechprompt.speech.manifest import write_manifest
+from speechprompt.testing import toy_corpus
 
 
 def test_it_is_a_prompt_folder_like_any_other(
@@ -97,12 +100,10 @@ def test_few_clips_have_a_recipe_of_their_own(run: Run, toy: Path, units: Path, 
     assert "members" not in config
 
 
-def test_many_clips_and_several_prompts_have_the_recipe_default(
+def test_many_clips_have_the_recipe_default(
     run: Run, toy: Path, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = ("train", units, "--lm", toy, "--slots", "word", *QUICK[:-2])
-    assert run(*training, "--out", tmp_path / "seeds", "--seed", "0,1").code == 0
-    assert run("show", next((tmp_path / "seeds").glob("*seed-1")), "--json").document["recipe"] == "default"
     rounds = run(*training, "--out", tmp_path / "rounds", "--folds", 3)
     assert "18 clips to train on are few" in rounds.err
     assert run("show", tmp_path / "rounds" / "fold1", "--json").document["recipe"] == "few"
@@ -110,6 +111,24 @@ def test_many_clips_and_several_prompts_have_the_recipe_default(
     many = run(*training, "--out", tmp_path / "many")
     assert "are few" not in many.err
     assert run("show", tmp_path / "many", "--json").document["recipe"] == "default"
+
+
+def test_prompts_of_one_run_have_the_recipe_that_each_corpus_asks_for(
+    run: Run, toy: Path, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipes_in(out: Path) -> dict[str, str]:
+        folders = [path for path in out.iterdir() if path.is_dir()]
+        return {path.name: run("show", path, "--json").document["recipe"] for path in folders}
+
+    training = ("--lm", toy, "--slots", "word", *QUICK[:-2])
+    assert run("train", units, *training, "--out", tmp_path / "seeds", "--seed", "0,1").code == 0
+    assert recipes_in(tmp_path / "seeds") == {"word_seed-0": "few", "word_seed-1": "few"}
+    small = tmp_path / "small.jsonl"
+    write_manifest(replace(toy_corpus(30), name="small"), small)
+    monkeypatch.setattr(recipes, "FEW_CLIPS", 30)
+    ran = run("train", units, small, *training, "--out", tmp_path / "both")
+    assert ran.code == 0, ran.err
+    assert recipes_in(tmp_path / "both") == {"toy": "default", "small": "few"}
 
 
 def test_prompts_that_would_be_very_short_are_told(

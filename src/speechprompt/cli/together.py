@@ -52,21 +52,22 @@ def check_together_output(out: Path, force: bool) -> None:
 def jobs_of(
     corpora: Sequence[Corpus],
     tasks: Sequence[Sequence[str]],
-    options: TrainingOptions,
+    options: Sequence[TrainingOptions],
     choices: Mapping[str, Sequence[Any]],
     shots: int | None = None,
     initial: Artifact | None = None,
 ) -> list[Job]:
     """A job for each corpus, task (all slots together without any) and combination of choices, named by these.
 
-    With `shots` each trains on the few that its own task and seed draw; jobs that draw the same share a corpus.
+    `options` has those of each corpus. With `shots` each trains on the few that its own task and seed draw; jobs that
+    draw the same share a corpus.
     """
     from speechprompt.prompting.joint import Job, variants_of
     from speechprompt.prompting.task import Task
 
-    variants = variants_of(options, choices)
     jobs = []
-    for corpus in corpora:
+    for corpus, own in zip(corpora, options, strict=True):
+        variants = variants_of(own, choices)
         for slots in tasks or [list(corpus.slots)]:
             task = Task.of_corpus(corpus, slots)
             seeds = dict.fromkeys(resolved.seed for _, resolved in variants)

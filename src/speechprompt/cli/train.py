@@ -149,27 +149,27 @@ def train(
     corpora = [trainable(terminal, corpus, folds) for corpus in read]
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     initial = None if init_from is None else Artifact.load(init_from, spoken_lm)
-    if not several:
-        clips = _training_clips(corpora[0], folds, shots, options.seed)
-        options = _suited(terminal, options, single, clips, spoken_lm, recipe == AUTO and initial is None)
+    automatic = recipe == AUTO and initial is None
+    clips = [_training_clips(corpus, folds, shots, options.seed) for corpus in corpora]
+    suited = [_suited(terminal, options, single, count, spoken_lm, automatic) for count in clips]
     if folds is not None:
         from speechprompt.cli.folds import train_folds
 
-        _tell_start(terminal, initial, [options])
-        corpus, drawn = _divided(terminal, corpora[0], folds, spoken_lm, options, skip_unreadable)
-        document, parts = train_folds(terminal, corpus, spoken_lm, options, out, drawn, shots, initial, force)
+        _tell_start(terminal, initial, suited)
+        corpus, drawn = _divided(terminal, corpora[0], folds, spoken_lm, suited[0], skip_unreadable)
+        document, parts = train_folds(terminal, corpus, spoken_lm, suited[0], out, drawn, shots, initial, force)
         terminal.show(document, *parts)
         return
     has_test = bool(corpora[0].split("test"))
     corpora = [only_splits(one, ("train", "valid")) for one in corpora]
     # wrong slots and values fail before anything is encoded
-    jobs = jobs_of(corpora, asked, options, choices, shots, initial)
+    jobs = jobs_of(corpora, asked, suited, choices, shots, initial)
     _tell_start(terminal, initial, [job.options for job in jobs])
     jobs = _encoded(jobs, spoken_lm, terminal, skip_unreadable)
     if several:
         train_together(terminal, jobs, spoken_lm, out, force, lm)
         return
-    artifact = train_resumably(terminal, RunFolder(out), jobs[0].corpus, spoken_lm, options, initial, force)
+    artifact = train_resumably(terminal, RunFolder(out), jobs[0].corpus, spoken_lm, suited[0], initial, force)
     reading = [*reading_flags(split_field, skip_unreadable)]
     following = ["evaluate", out, sources[0], *reading] if has_test else ["predict", "FILE", "--prompt", out]
     terminal.show(document_of(artifact, out), _facts(artifact, out), next_command(*following, lm=lm))
