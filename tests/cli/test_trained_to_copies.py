@@ -35,6 +35,10 @@ def test_a_prompt_tells_how_it_hears(
     ran = run("report", heard_twice, clips, "--lm", toy, "--out", page, "--baselines", "none")
     assert ran.code == 0, ran.err
     assert "heard at 2 other speeds too" in page.read_text()
+    asked = ("report", heard_twice, clips, "--lm", toy, "--out", page, "--baselines", "none", "--force")
+    assert run(*asked, "--copies", 0).code == 0
+    assert "heard at" not in page.read_text()
+    assert run(*asked, "--copies", 3).code == 2
 
 
 def test_commands_hear_as_the_prompt_was_trained_and_as_they_are_told(

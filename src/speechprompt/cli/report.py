@@ -9,6 +9,7 @@ import typer
 
 from speechprompt.cli.commands import (
     ArtifactLm,
+    Copies,
     Device,
     Dtype,
     Force,
@@ -47,6 +48,7 @@ def report(
     title: Annotated[
         str | None, typer.Option("--title", metavar="TEXT", help="By default the prompt's name.")
     ] = None,
+    copies: Copies = None,
     lm: ArtifactLm = None,
     split_field: SplitField = "split",
     skip_unreadable: SkipUnreadable = False,
@@ -63,15 +65,17 @@ def report(
     """
     from speechprompt.evaluation.reports import Report, write_report
     from speechprompt.experiments.sections import task_section
+    from speechprompt.speech.speeds import AnswerCopies
 
+    AnswerCopies(copies or 0).speeds()  # an odd number is refused before anything is read
     names = baseline_names(baselines)
     if out.exists() and not force:
         raise OutputExists(out)
     check_writable(out)
     spoken_lm, [loaded] = open_artifacts([Path(artifact)], lm, device, dtype, threads)
     corpus = corpus_for(terminal, spoken_lm, loaded, source, split, split_field, bool(names), skip_unreadable)
-    corpus = heard_again(terminal, corpus, spoken_lm, split, loaded.copies())
-    evaluation = scored(terminal, spoken_lm, loaded, corpus, split, names, seed=seed)
+    corpus = heard_again(terminal, corpus, spoken_lm, split, loaded.copies(copies))
+    evaluation = scored(terminal, spoken_lm, loaded, corpus, split, names, seed=seed, copies=copies)
     section = task_section(loaded, evaluation, spoken_lm, corpus.split(split))
     page = Report(title or loaded.name, (section,), origins(loaded.config, corpus.name, seed))
     write_report(page, out, force)
