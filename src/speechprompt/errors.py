@@ -113,7 +113,9 @@ class MissingExtra(WorkError):
     http_status = 415
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}; in the clone of speechprompt: pip install -e '.[{extra}]'")
+        super().__init__(
+            f"{purpose} needs {package}; in the clone of speechprompt: pip install -e '.[{extra}]'"
+        )
 
 
 class Refusal(WorkError):

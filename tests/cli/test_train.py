@@ -375,20 +375,24 @@ def test_shots_and_init_from(run: Run, toy: Path, units: Path, trained: Path, tm
     assert ran.document["corpus"]["utterances"]["train"] == 6
 
 
+@pytest.mark.parametrize("splits", [("train",), ("train", "valid")])
 def test_baselines_learn_from_the_shots_of_the_prompt(
-    run: Run, toy: Path, units: Path, tmp_path: Path
+    run: Run, toy: Path, units: Path, tmp_path: Path, splits: tuple[str, ...]
 ) -> None:
     out = tmp_path / "few"
-    flags = ("--slots", "word", "--shots", 2, "--seed", 3, "--quiet", *QUICK)
+    recipe = "few" if "valid" in splits else "default"
+    flags = ("--slots", "word", "--shots", 2, "--seed", 3, "--recipe", recipe, "--quiet", *QUICK)
     assert run("train", units, "--lm", toy, "--out", out, *flags).code == 0
     ran = run("evaluate", out, units, "--lm", toy, "--json", "--quiet")
     [found] = ran.document["evaluations"]
     lm = SpokenLM.load(toy)
-    few = shots(Corpus.read(units, ["word"]), None, 2, 3)
+    few = shots(Corpus.read(units, ["word"]), None, 2, 3, splits)
+    assert len(few.split("valid")) < len(Corpus.read(units, ["word"]).split("valid")) or recipe == "default"
     expected = evaluate(lm, Artifact.load(out, lm), few)
     assert [b["accuracy"] for b in found["baselines"]] == [asdict(b.accuracy) for b in expected.baselines]
     assert found["baselines"][0]["trained_parameters"] == expected.baselines[0].trained_parameters
-    assert "Shots: 2 training utterances a label, seed 3" in (out / "README.md").read_text()
+    also = ", as many to validate on" if recipe == "few" else ""
+    assert f"Shots: 2 training utterances a label{also}, seed 3" in (out / "README.md").read_text()
     assert "2 a label, seed 3" in run("show", out).out
 
 
@@ -408,7 +412,12 @@ def test_every_seed_and_task_draws_its_own_shots(run: Run, toy: Path, units: Pat
             for one in (alone, tmp_path / "many" / together)
         ]
         assert pair[0]["corpus"] == pair[1]["corpus"]
-        assert pair[0]["corpus"]["shots"] == {"count": 2, "seed": seed, "slots": task.split(",")}
+        assert pair[0]["corpus"]["shots"] == {
+            "count": 2,
+            "seed": seed,
+            "slots": task.split(","),
+            "splits": ["train"],
+        }
 
 
 def test_an_artifact_of_another_lm_is_refused(run: Run, units: Path, trained: Path, tmp_path: Path) -> None:

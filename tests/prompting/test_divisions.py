@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +96,35 @@ def test_few_speakers_are_kept_whole_while_there_are_three(train_speakers: int, 
         options=TrainingOptions(ensemble=3, rotate_validation=True, steps=2, evaluations=1, prompt_length=1),
     )
     assert len(artifact.members) == 3
+
+
+def test_spans_of_a_recording_stay_together() -> None:
+    """Clips of nobody known that are cut from six recordings are divided by recording, never into more parts."""
+    rows = [
+        replace(u, speaker=None, audio=Path(f"talk{i % 6}.wav"), start_seconds=float(i), end_seconds=i + 1.0)
+        for i, u in enumerate(CORPUS.split("train"))
+    ]
+    few = replace(CORPUS, utterances=(*rows, *(replace(u, speaker=None) for u in CORPUS.split("valid")[:4])))
+    for taught, judged in divisions(few, 3)[1:]:
+        talks = [{u.audio for u in part if u.audio is not None} for part in (taught, judged)]
+        assert talks[0].isdisjoint(talks[1])
+        assert talks[1]
+
+
+def test_labels_that_are_not_asked_for_hold_nothing_back() -> None:
+    """Speakers as labels of another slot would all be needed, and some clips have none there."""
+    many = speaking(CORPUS, 12, 4)
+    rows = [replace(u, labels={**u.labels, "who": str(u.speaker)}) for u in many.utterances]
+    rows[0] = replace(rows[0], labels={"word": rows[0].labels["word"]})
+    named = replace(many, utterances=tuple(rows), slots={**many.slots, "who": ("a",)})
+    held = [tuple(u.id for u in judged) for _, judged in divisions(named, 3, ["word"])]
+    assert held == [tuple(u.id for u in judged) for _, judged in divisions(many, 3)]
+    assert len(set(held)) == 3
+
+
+def test_a_corpus_without_validation_is_divided_all_the_same() -> None:
+    bare = replace(CORPUS, utterances=CORPUS.split("train"))
+    speakers = {u.speaker for u in bare.utterances}
+    assert len(check(bare, 3, True)) == 3
+    held = [u.speaker for _, judged in divisions(bare, len(speakers)) for u in judged]
+    assert set(held) == speakers

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cli.material import write_tone
 from speechprompt.errors import ArtifactError, UsageError
 from speechprompt.evaluation.ensembles import ensemble_scores
 from speechprompt.evaluation.evaluate import evaluate
@@ -19,6 +20,7 @@ from speechprompt.evaluation.occlusion import occlude, occlude_together
 from speechprompt.experiments.methods import prompt_run
 from speechprompt.experiments.reproduce import Study
 from speechprompt.experiments.sections import task_section
+from speechprompt.lms.protocol import UnitLM
 from speechprompt.prompting import recipes
 from speechprompt.prompting.answer_copies import artifact_scores
 from speechprompt.prompting.artifact import CONFIG, TENSORS, Artifact
@@ -28,11 +30,12 @@ from speechprompt.prompting.predictor import Predictor
 from speechprompt.prompting.recipes import MOST_TRAINED, TrainingOptions
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.train import suited_options, train
+from speechprompt.prompting.train import few_options, suited_options, suits_few, train
 from speechprompt.prompting.training import train_runs
 from speechprompt.server.catalogue import revision_of
 from speechprompt.speech.manifest import Utterance
-from speechprompt.testing import toy_corpus
+from speechprompt.spoken_lm import SpokenLM
+from speechprompt.testing import toy_corpus, toy_lm
 from toys import SPOKEN, artifact_of, entry_of, run_of, together_of
 
 CORPUS = toy_corpus(120)
@@ -44,7 +47,9 @@ SHORT = TrainingOptions(steps=12, evaluations=3, prompt_length=2, learning_rate=
 def one_by_one(options: TrainingOptions) -> list[Artifact]:
     """The members, each trained on its own."""
     found = []
-    for own, (taught, judged) in zip(members_of(options), divisions_of(CORPUS, options), strict=True):
+    for own, (taught, judged) in zip(
+        members_of(options), divisions_of(CORPUS, options, TASK.slots), strict=True
+    ):
         alone = own.model_copy(update={"ensemble": 1, "rotate_validation": False})
         examples = Examples.to_train(TASK, taught, alone), Examples.of(TASK, judged)
         lm, run = prompt_run(SPOKEN.lm, TASK, alone, *examples)
@@ -62,15 +67,38 @@ def rightness_of(members: list[Artifact], utterances: Sequence[Utterance]) -> to
 
 def test_options_that_nobody_chose_suit_the_clips_and_the_lm(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = len(CORPUS.split("train"))
-    assert suited_options(CORPUS, SPOKEN) == TrainingOptions.of_recipe("few")
+    assert suited_options(CORPUS, SPOKEN) == TrainingOptions.of_recipe("few", {"answer_copies": 0})
     assert suited_options(CORPUS, SPOKEN, artifact_of(entry_of(SPOKEN.lm))) == TrainingOptions()
     monkeypatch.setattr(recipes, "FEW_CLIPS", clips)
     assert suited_options(CORPUS, SPOKEN).recipe == "few"
     monkeypatch.setattr(recipes, "FEW_CLIPS", clips - 1)
     assert suited_options(CORPUS, SPOKEN) == TrainingOptions()
-    # three prompts over the paper's GSLM would be a vector a layer each
-    assert recipes.suits_few(clips - 1, 4, 192)
-    assert not recipes.suits_few(clips - 1, 12, 1024)
+    monkeypatch.setattr(recipes, "FEW_CLIPS", clips)
+    more = (replace(u, id=f"{u.id}x", split="valid") for u in CORPUS.split("train"))
+    many = replace(CORPUS, utterances=(*CORPUS.utterances, *more))
+    assert suited_options(many, SPOKEN) == TrainingOptions()
+
+
+def test_prompts_that_would_be_too_short_are_not_chosen() -> None:
+    def suits(lm: UnitLM, **changes: object) -> bool:
+        spoken = SpokenLM.of_parts("toy@1", SPOKEN.tokenizer, lm)
+        return suits_few(CORPUS, spoken, few_options(CORPUS, changes), ["word"])
+
+    assert suits(toy_lm(layers=4, width=192))
+    # three prompts over an LM as wide would be two vectors a layer each, and n-grams leave them as few
+    assert not suits(toy_lm(layers=12, width=768))
+    assert not suits(toy_lm(layers=4, width=192), ngrams=45_000)
+
+
+def test_units_without_recordings_are_heard_once(tmp_path: Path) -> None:
+    assert suited_options(CORPUS, SPOKEN).answer_copies == 0
+    far = replace(
+        CORPUS, utterances=tuple(replace(u, audio=tmp_path / f"{u.id}.wav") for u in CORPUS.utterances)
+    )
+    assert suited_options(far, SPOKEN) == few_options(CORPUS)
+    for u in far.utterances:
+        write_tone(tmp_path / f"{u.id}.wav", 300.0)
+    assert suited_options(far, SPOKEN) == TrainingOptions.of_recipe("few")
 
 
 @pytest.mark.parametrize("rotates", [False, True])
@@ -87,9 +115,9 @@ def test_it_answers_as_prompts_that_trained_alone(tmp_path: Path, rotates: bool,
     assert saved.config == artifact.config
     assert [m.seed for m in saved.config.members] == [0, MEMBER_SEEDS, 2 * MEMBER_SEEDS]
     assert saved.config.trained_parameters == sum(m.config.trained_parameters for m in members)
-    validated = {tuple(u.id for u in judged) for _, judged in divisions_of(CORPUS, options)}
+    validated = {tuple(u.id for u in judged) for _, judged in divisions_of(CORPUS, options, TASK.slots)}
     assert len(validated) == (3 if rotates else 1)
-    divided = divisions_of(CORPUS, options)
+    divided = divisions_of(CORPUS, options, TASK.slots)
     parts = [([m], judged) for m, (_, judged) in zip(members, divided, strict=True)]
     right = torch.cat([rightness_of(*part) for part in (parts if rotates else [(members, divided[0][1])])])
     assert saved.metrics["valid"]["accuracy"] == pytest.approx(float(right.float().mean()))

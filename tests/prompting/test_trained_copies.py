@@ -130,7 +130,7 @@ def test_an_ensemble_has_one_number_for_all(
     saved = Artifact.load(artifact.save(tmp_path / "both"), spoken)
     assert saved.config.answer_copies == artifact.config.answer_copies == 2
     whole = heard(corpus, spoken, options)
-    right, judged = 0, [valid for _, valid in divisions_of(whole, options)]
+    right, judged = 0, [valid for _, valid in divisions_of(whole, options, whole.slots)]
     for member, rows in zip(saved.members, judged, strict=True):
         own = answer_scores(spoken.lm, member.entry, rows, 2)["word"]
         right += int((own.argmax(1) == targets_of(rows)).sum())

@@ -299,7 +299,7 @@ def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"^data/clips is no path here"):
         read_corpus("data/clips")
-    with pytest.raises(MissingExtra, match=r"speechprompt\[datasets\]"):
+    with pytest.raises(MissingExtra, match=r"pip install -e '\.\[datasets\]'"):
         read_corpus("hf:owner/name")
 
 

@@ -160,7 +160,7 @@ def corpus_for(
     from speechprompt.speech.splits import unheard_labels
 
     corpus = read_source(source, terminal, list(artifact.config.slots), split_field, skip_unreadable)
-    corpus = as_trained(corpus, artifact.config.corpus)
+    corpus = as_trained(corpus, artifact.config.corpus, split)
     for notice in corpus.notices:
         terminal.notice(notice)
     training = [name for name in ("train", "valid") if with_baselines and corpus.split(name)]

@@ -69,7 +69,9 @@ def train_folds(
     from speechprompt.prompting.artifact import Artifact
     from speechprompt.speech.splits import require_trainable, with_fold
 
-    rounds = [few(with_fold(corpus, fold), shots, options.seed) for fold in drawn]
+    rounds = [
+        few(with_fold(corpus, fold), shots, options.seed, splits=options.taught_splits) for fold in drawn
+    ]
     for one in rounds:
         require_trainable(one)
     work = RunFolder(out).path

@@ -199,8 +199,14 @@ def trainable(terminal: Terminal, corpus: Corpus, folds: int | None) -> Corpus:
     return corpus
 
 
-def few(corpus: Corpus, shots: int | None, seed: int, slots: Sequence[str] | None = None) -> Corpus:
-    """The corpus with so many training utterances a label (of `slots`, or all); the corpus itself without `shots`."""
+def few(
+    corpus: Corpus,
+    shots: int | None,
+    seed: int,
+    slots: Sequence[str] | None = None,
+    splits: Sequence[str] = ("train",),
+) -> Corpus:
+    """The corpus with so many utterances a label (of `slots`, or all) in each of `splits`; itself without `shots`."""
     from speechprompt.speech.splits import shots as drawn
 
-    return corpus if shots is None else drawn(corpus, slots, shots, seed)
+    return corpus if shots is None else drawn(corpus, slots, shots, seed, splits)

@@ -107,7 +107,7 @@ def sweep(
         terminal, read_source(source, terminal, names_of(slots), split_field, skip_unreadable), None
     )
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
-    corpus = only_splits(few(corpus, shots, options.seed), ("train", "valid"))
+    corpus = only_splits(few(corpus, shots, options.seed, splits=options.taught_splits), ("train", "valid"))
     corpus = encoded(corpus, spoken_lm, terminal, skip_unreadable)
     corpus = with_copies(corpus, spoken_lm, terminal, variants)
     searched = {"space": space, "search": search, "search_seed": search_seed}

@@ -70,13 +70,14 @@ def jobs_of(
         variants = variants_of(own, choices)
         for slots in tasks or [list(corpus.slots)]:
             task = Task.of_corpus(corpus, slots)
-            seeds = dict.fromkeys(resolved.seed for _, resolved in variants)
-            drawn = {seed: few(corpus, shots, seed, slots) for seed in seeds}
+            draws = dict.fromkeys((resolved.seed, resolved.taught_splits) for _, resolved in variants)
+            drawn = {(seed, splits): few(corpus, shots, seed, slots, splits) for seed, splits in draws}
             for variant, resolved in variants:
                 several_here = len(corpora) == 1 or len(tasks) > 1
                 parts = [corpus.name] * (len(corpora) > 1) + [task.name] * several_here + [variant]
                 name = "_".join(part for part in parts if part).replace("/", "-")
-                jobs.append(Job(name, drawn[resolved.seed], task, resolved, initial))
+                own_corpus = drawn[resolved.seed, resolved.taught_splits]
+                jobs.append(Job(name, own_corpus, task, resolved, initial))
     return jobs
 
 

@@ -150,14 +150,16 @@ def train(
     spoken_lm = open_spoken_lm(lm, device, dtype, threads)
     initial = None if init_from is None else Artifact.load(init_from, spoken_lm)
     automatic = recipe == AUTO and initial is None
-    clips = [_training_clips(corpus, folds, shots, options.seed) for corpus in corpora]
-    suited = [_suited(terminal, options, single, count, spoken_lm, automatic) for count in clips]
+    firsts = [_first_round(corpus, folds, shots, options.seed) for corpus in corpora]
+    suited = [_suited(terminal, options, single, corpus, spoken_lm, automatic) for corpus in firsts]
     if folds is not None:
         from speechprompt.cli.folds import train_folds
 
         _tell_start(terminal, initial, suited)
         corpus, drawn = _divided(terminal, corpora[0], folds, spoken_lm, suited[0], skip_unreadable)
-        document, parts = train_folds(terminal, corpus, spoken_lm, suited[0], out, drawn, shots, initial, force)
+        document, parts = train_folds(
+            terminal, corpus, spoken_lm, suited[0], out, drawn, shots, initial, force
+        )
         terminal.show(document, *parts)
         return
     has_test = bool(corpora[0].split("test"))
@@ -213,37 +215,40 @@ def _tell_start(terminal: Terminal, initial: Artifact | None, variants: Sequence
         )
 
 
-def _training_clips(corpus: Corpus, folds: int | None, shots: int | None, seed: int) -> int:
-    """How many clips a training has; with folds the first of the rounds."""
+def _first_round(corpus: Corpus, folds: int | None, shots: int | None, seed: int) -> Corpus:
+    """The clips of a training, as few as prompts that validate in turn would learn by; with folds the first round."""
     from speechprompt.speech.splits import folds as folds_of
     from speechprompt.speech.splits import with_fold
 
     one = corpus if folds is None else with_fold(corpus, folds_of(corpus, folds)[0])
-    return len(few(one, shots, seed).split("train"))
+    return few(one, shots, seed, splits=("train", "valid"))
 
 
 def _suited(
     terminal: Terminal,
     options: TrainingOptions,
     changes: Mapping[str, Any],
-    clips: int,
+    corpus: Corpus,
     spoken_lm: SpokenLM,
     automatic: bool,
 ) -> TrainingOptions:
-    """The options, or (`automatic`) those of the recipe `few` where so many clips are few and the LM is narrow enough.
+    """The options, or (`automatic`) those of the recipe `few` where clips are few and its prompts are not too short.
 
     Notices tell of that, and of several prompts over an LM so wide that they are very short.
     """
-    from speechprompt.prompting.recipes import SHORTEST_MEMBER, suits_few
+    from speechprompt.prompting.initialisation import length_of
+    from speechprompt.prompting.recipes import SHORTEST_MEMBER
+    from speechprompt.prompting.train import few_options, suits_few
 
-    layers, width = spoken_lm.lm.layers, spoken_lm.lm.width
-    if automatic and not set(SHAPING) & changes.keys() and suits_few(clips, layers, width):
-        terminal.notice(
-            f"{clips} clips to train on are few, so three prompts learn that answer together and validate in turn: "
-            "every clip teaches most of them (--recipe few; --recipe default trains one)"
-        )
-        return resolved("few", changes)
-    length = options.length_for(layers, width)
+    if automatic and not set(SHAPING) & changes.keys():
+        found = few_options(corpus, {name: getattr(options, name) for name in changes})
+        if suits_few(corpus, spoken_lm, found):
+            terminal.notice(
+                f"{len(corpus.split('train'))} clips to train on are few, so three prompts learn that answer together "
+                "and validate in turn: every clip teaches most of them (--recipe few; --recipe default trains one)"
+            )
+            return found
+    length = length_of(spoken_lm.lm, options, sum(map(len, corpus.slots.values())))
     if options.ensemble > 1 and options.prompt_length is None and length < SHORTEST_MEMBER:
         terminal.notice(
             f"within 0.15 M parameters each of {options.ensemble} prompts over {spoken_lm.name} has {length} vectors a "

@@ -14,8 +14,10 @@ from speechprompt.speech.splits import DRAWN_BY_HASH, folds, shots, with_fold
 _MAY_LEAK = "and may have trained on utterances that are scored here"
 
 
-def as_trained(corpus: Corpus, provenance: Mapping[str, Any]) -> Corpus:
+def as_trained(corpus: Corpus, provenance: Mapping[str, Any], scored: str | None = None) -> Corpus:
     """A whole source with the splits and the shots of a prompt's training, which `PromptConfig.corpus` remembers.
+
+    The split that is `scored` stays whole.
 
     What cannot be drawn again stays as the source has it, with a notice more. WorkError: a damaged provenance.
     """
@@ -30,7 +32,7 @@ def as_trained(corpus: Corpus, provenance: Mapping[str, Any]) -> Corpus:
             f"{lost} of the prompt's training utterances are gone from {corpus.name}, whose splits are drawn"
         )
         corpus = _noticing(corpus, f"{gone}: others may have moved, {_MAY_LEAK}")
-    return corpus if few is None else _with_shots(corpus, read_json(ShotsDraw, few))
+    return corpus if few is None else _with_shots(corpus, read_json(ShotsDraw, few), scored)
 
 
 def _with_fold(corpus: Corpus, draw: FoldDraw) -> Corpus:
@@ -65,11 +67,12 @@ def _lost_from_train(corpus: Corpus, provenance: Mapping[str, Any]) -> int:
     return max(0, known - len(corpus.split("train"))) if same and isinstance(known, int) else 0
 
 
-def _with_shots(corpus: Corpus, draw: ShotsDraw) -> Corpus:
+def _with_shots(corpus: Corpus, draw: ShotsDraw, scored: str | None) -> Corpus:
     if "train" not in corpus.splits():
         return corpus
     if set(draw.slots) <= set(corpus.slots):
-        return shots(corpus, draw.slots, draw.count, draw.seed)
+        thinned = [split for split in draw.splits if split != scored]
+        return shots(corpus, draw.slots, draw.count, draw.seed, thinned)
     text = f"the prompt trained on {draw.count} utterances a label of {', '.join(draw.slots)}"
     return _noticing(corpus, f"{text}; the baselines train on the whole train split")
 

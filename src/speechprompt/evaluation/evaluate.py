@@ -105,6 +105,7 @@ def evaluate(
 ) -> Evaluation:
     """Answers, numbers with 95 % intervals, and baselines trained on the corpus's train split.
 
+    Beside prompts that validated in turn, majority and n-grams learn from valid, too, unless that is what is scored.
     The splits are the corpus's own: `as_trained` divides a source as a prompt of one fold or few shots had it.
     Decoding is constrained to each slot's labels; `free` adds the accuracy of the reference's free greedy
     decoding, in which an answer that is no label is wrong and every utterance is heard once. The prompt, not the
@@ -129,12 +130,9 @@ def evaluate(
     check_lengths((*test, *learnt), spoken_lm.lm.max_units)
     rows = answers(spoken_lm.lm, artifact, test, heard)
     numbers = summarise(rows, artifact.entry.task.slots, seed)
-    scores = [
-        BaselineScore.beside(result, rows, seed)
-        for result in run_baselines(
-            spoken_lm, corpus, list(artifact.entry.task.slots), split, baselines, seed
-        )
-    ]
+    slots, turned = list(artifact.entry.task.slots), bool(artifact.config.options.get("rotate_validation"))
+    results = run_baselines(spoken_lm, corpus, slots, split, baselines, seed, turned and split != "valid")
+    scores = [BaselineScore.beside(result, rows, seed) for result in results]
     correct = _free_accuracy(spoken_lm.lm, artifact, test) if free else None
     return Evaluation(
         artifact.name, split, numbers, tuple(rows), tuple(scores), correct, heard_over(test, heard)
@@ -204,10 +202,11 @@ def run_baselines(
     split: str = "test",
     names: Sequence[str] = BASELINES,
     seed: int = 0,
+    valid_teaches: bool = False,
 ) -> list[BaselineResult]:
     """Baselines by name on an encoded corpus: trained on train, scored on `split`, all slots as one label.
 
-    Only the probe asks the spoken LM.
+    Only the probe asks the spoken LM. With `valid_teaches` the others, which choose nothing, learn from valid as well.
     """
     parts = {part: corpus.split(part) for part in ("train", "valid")} | {"test": split_of(corpus, split)}
     if not names or not parts["train"]:
@@ -227,8 +226,10 @@ def run_baselines(
         examples = {
             part: Examples(inputs[part], labels[part], speakers if part == "test" else None) for part in parts
         }
-        valid = examples["valid"] if parts["valid"] else None
-        results.append(run_baseline(baseline, examples["train"], examples["test"], valid, seed))
+        valid, train = examples["valid"] if parts["valid"] else None, examples["train"]
+        if valid_teaches and name != "probe":
+            train = Examples([*train.inputs, *inputs["valid"]], [*train.labels, *labels["valid"]])
+        results.append(run_baseline(baseline, train, examples["test"], valid, seed))
     return results
 
 

@@ -91,7 +91,9 @@ class Line:
         if self.facts.get("lm_dtype") not in (None, "torch.float32"):
             notes.append(f"in {self.facts['lm_dtype'].removeprefix('torch.')}")
         if prompt is not None:
-            notes.append(f"with n-grams: prompts alone {share_cell(prompt)}, n-grams alone {share_cell(ngrams)}")
+            notes.append(
+                f"with n-grams: prompts alone {share_cell(prompt)}, n-grams alone {share_cell(ngrams)}"
+            )
         if once is not None:
             notes.append(f"heard once: prompts {share_cell(once)}")
         return notes

@@ -23,8 +23,8 @@ _TEST = (
     "with options, versions and the LM of each line).\n\n"
     "Where a row's options ask for copies at other speeds, its prompts train on them (`speed_copies`) and "
     "answer with the mean over them (`answer_copies`); so does `n-gram copies`. `n-gram tuned` has all that "
-    "prompts have but how long units last: the copies, if they help on validation, strength and balance chosen "
-    "there, and the validation clips to learn from in the end. `cnn` learns from training clips, and hears copies "
+    "prompts have but how long units last: validation chooses its strength, its balance and whether copies help; then "
+    "it learns from the validation clips as well. `cnn` learns from training clips, and hears copies "
     "where its own options ask for them. All other baselines hear the recordings once, and learn from training clips "
     "only."
 )

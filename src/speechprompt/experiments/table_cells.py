@@ -238,13 +238,16 @@ class Measure:
     def _trained(self, update: Update) -> Cell:
         """A prompt, an ensemble of prompts (the first takes n-grams, if any), or the whole LM fine-tuned."""
         options, copies = training_options(self.options, self.round.seed)
-        task, divided = self.round.task, divisions_of(self.round.corpus, options)
+        task = self.round.task
+        divided = divisions_of(self.round.corpus, options, task.slots)
         validated = [valid for _, valid in divided]
         start = prompt_run if self.method == "prompt" else finetuning_run
-        started = [
-            start(self._lm, task, own, Examples.to_train(task, train, options), Examples.of(task, valid))
-            for own, (train, valid) in zip(members_of(options), divided, strict=True)
-        ]
+        started = list[tuple[Any, Run]]()
+        for own, (train, valid) in zip(members_of(options), divided, strict=True):
+            if started and self.method == "prompt":  # all of one length, as those of `train`
+                own = own.model_copy(update={"prompt_length": started[0][1].entry.prompt.length})
+            taught = Examples.to_train(task, train, options)
+            started.append(start(self._lm, task, own, taught, Examples.of(task, valid)))
         lm, runs = started[0][0], [run for _, run in started]
         self._train(lm, runs, update)
         entries, answering = [run.entry for run in runs], [run.answering for run in runs]

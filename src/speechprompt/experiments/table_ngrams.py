@@ -42,7 +42,7 @@ def tuned_ngrams(one: Round, options: TrainingOptions, copies: int) -> NgramAnsw
     learns from valid too. Ties go to what comes first: the plain SVM's strength, balanced, over all copies.
     """
     ways = [(options, copies)]
-    if any(u.speed_copies for u in one.corpus.utterances):
+    if (options.speed_copies or copies) and any(u.speed_copies for u in one.corpus.utterances):
         ways.append((options.model_copy(update={"speed_copies": 0}), 0))
     valid, truth = one.rows("valid"), one.labels("valid")
     found = []

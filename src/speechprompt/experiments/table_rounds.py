@@ -161,15 +161,7 @@ def rounds_of(row: TableRow, corpus: Corpus, seeds: int, shot: int | None = None
 
 def _few(corpus: Corpus, shot: int, seed: int) -> Corpus:
     """So many utterances a label to train on, and as many to validate on."""
-    few = shots(corpus, None, shot, seed)
-    swap = {"train": "valid", "valid": "train"}
-    turned = replace(
-        few, utterances=tuple(replace(u, split=swap.get(u.split, u.split)) for u in few.utterances)
-    )
-    few = shots(turned, None, shot, seed)
-    return replace(
-        few, utterances=tuple(replace(u, split=swap.get(u.split, u.split)) for u in few.utterances)
-    )
+    return shots(corpus, None, shot, seed, ("train", "valid"))
 
 
 def drawn_groups(utterances: Sequence[Utterance]) -> Sequence[str] | None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from speechprompt.errors import UnknownName, UsageError
+from speechprompt.prompting.recipes import RECIPES
 
 NGRAM_COPIES = "n-gram copies"
 """The n-gram SVM that trains on, and answers over, the copies at other speeds that a row's prompts have."""
@@ -93,6 +94,7 @@ class Declaration(BaseModel):
         """A method's options in a row: the row's own over those of all rows; n-grams hear the copies of prompts."""
         if method in (NGRAM_COPIES, NGRAM_TUNED):
             prompt = self.options(row, "prompt")
+            prompt = {**RECIPES.get(prompt.get("recipe", ""), {}), **prompt}
             return {name: prompt[name] for name in COPYING if prompt.get(name)}
         shared: Mapping[str, Any] = getattr(self, method)
         return {**shared, **getattr(row, method)}

@@ -324,7 +324,10 @@ def model_card(config: PromptConfig, metrics: Mapping[str, Any]) -> str:
         lines += [f"- Citation: {corpus['citation']}"]
     lines += [f"- Splits: {corpus.get('split_rule') or 'as read'}"]
     if isinstance(shots := corpus.get("shots"), Mapping):
-        lines += [f"- Shots: {shots.get('count')} training utterances a label, seed {shots.get('seed')}"]
+        also = ", as many to validate on" if "valid" in shots.get("splits", ()) else ""
+        lines += [
+            f"- Shots: {shots.get('count')} training utterances a label{also}, seed {shots.get('seed')}"
+        ]
     for split, numbers in metrics.items():
         accuracy = _accuracy(numbers.get("accuracy")) if isinstance(numbers, Mapping) else None
         if accuracy is not None:

@@ -36,8 +36,8 @@ def new_entry(
     """
     generator = torch.Generator().manual_seed(options.seed)
     labels = sum(map(len, task.slots.values()))
-    streams, size = _streams(lm, options, labels)
-    length = options.length_for(lm.layers, lm.width, size, labels * options.ngrams)
+    streams, _ = _streams(lm, options, labels)
+    length = length_of(lm, options, labels)
     if options.initialisation == "units" and length:
         prompt = from_units(lm, options, length, units, generator)
     else:
@@ -45,6 +45,12 @@ def new_entry(
     verbalizer = _verbalizer(task, lm, options, streams, units, targets, generator)
     entry = TaskPrompt(task, prompt, verbalizer, options.decoding, options.shifts_positions)
     return entry.to(lm.device)
+
+
+def length_of(lm: UnitLM, options: TrainingOptions, labels: int) -> int:
+    """Vectors a layer of a prompt that answers so many labels, those of all slots counted."""
+    _, size = _streams(lm, options, labels)
+    return options.length_for(lm.layers, lm.width, size, labels * options.ngrams)
 
 
 @torch.no_grad()

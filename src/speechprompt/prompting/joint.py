@@ -69,7 +69,7 @@ def _runs_of(job: Job, lm: UnitLM, known: _Known) -> list[Run]:
                 Examples.to_train(job.task, train, options),
                 Examples.of(job.task, valid, options.answer_copies),
             )
-            for train, valid in divisions_of(job.corpus, options)[: options.divisions]
+            for train, valid in divisions_of(job.corpus, options, job.task.slots)[: options.divisions]
         ]
     examples, runs = known[key], list[Run]()
     for number, own in enumerate(members_of(options), start=1):

@@ -286,13 +286,7 @@ PUBLISHED: dict[str, Any] = {
 SHORTEST_MEMBER = 5
 """Vectors a layer below which prompts of an ensemble were never measured."""
 FEW_CLIPS = 500
-"""Training clips up to which three prompts that validate in turn are worth their steps (docs/decisions/0025)."""
+"""Clips to train on, and to validate on, up to which `few` is worth its steps (docs/decisions/0025)."""
 FEW: dict[str, Any] = {"ensemble": 3, "rotate_validation": True, "steps": 300, "answer_copies": 4}
 """What differs from `default` where clips are few: every clip teaches most prompts, steps for so many, and copies."""
 RECIPES: dict[str, dict[str, Any]] = {"default": {}, "few": FEW, "paper": PUBLISHED}
-
-
-def suits_few(clips: int, layers: int, width: int) -> bool:
-    """Whether so many clips to train on are few, and an LM of that shape is narrow enough for the recipe `few`."""
-    length = TrainingOptions.of_recipe("few").length_for(layers, width)
-    return clips <= FEW_CLIPS and length >= SHORTEST_MEMBER

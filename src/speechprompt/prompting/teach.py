@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from speechprompt.encoding import encode_corpus
-from speechprompt.errors import CorpusError
+from speechprompt.errors import CorpusError, UsageError
 from speechprompt.metrics import wilson_interval
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.calibration import fit_temperature
@@ -57,12 +57,14 @@ def teach(
 
     Splits are ignored; `steps` default to `steps_for` the clips, `options` to `FEW_CLIPS`. `metrics["held_out"]`
     holds the accuracy with its 95 % interval, the share of the most frequent label, right answers by label, and the
-    mistakes. A temperature above one is fitted on the same answers.
+    mistakes. A temperature above one is fitted on the same answers. UsageError for options of several prompts.
     CorpusError: several slots, or a label with under three clips. Side effects: the unit store, where clips come
     without units.
     """
     slot = _only_slot(corpus)
     options = options or FEW_CLIPS
+    if options.ensemble > 1:
+        raise UsageError("a lesson makes one prompt; take the recipe default, without 'ensemble'")
     corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
     corpus = with_training_copies(corpus, spoken_lm, [options], every_split=True).corpus
     task = Task.of_corpus(corpus, name=name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from speechprompt.encoding import check_lengths, encode_corpus
+from speechprompt.prompting import recipes
 from speechprompt.prompting.artifact import Artifact
+from speechprompt.prompting.initialisation import length_of
 from speechprompt.prompting.joint import Job, train_jobs
-from speechprompt.prompting.recipes import TrainingOptions, suits_few
+from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.task import Task
 from speechprompt.prompting.training import Listener
 from speechprompt.prompting.training_copies import with_training_copies
@@ -37,19 +40,41 @@ def train(
     saved (`remove_checkpoint`).
     """
     return train_many(
-        corpus, spoken_lm, slots, [options or suited_options(corpus, spoken_lm, initial)],
+        corpus, spoken_lm, slots, [options or suited_options(corpus, spoken_lm, initial, slots)],
         name=name, initial=initial, listener=listener, checkpoint=checkpoint,
     )[0]  # fmt: skip
 
 
-def suited_options(corpus: Corpus, spoken_lm: SpokenLM, initial: Artifact | None = None) -> TrainingOptions:
+def suited_options(
+    corpus: Corpus,
+    spoken_lm: SpokenLM,
+    initial: Artifact | None = None,
+    slots: Sequence[str] | None = None,
+) -> TrainingOptions:
     """The recipe `few` for few training clips over an LM that is narrow enough, as the command `train` does.
 
     Else `default`, and where another artifact's vectors start the training.
     """
-    lm, clips = spoken_lm.lm, len(corpus.split("train"))
-    few = initial is None and suits_few(clips, lm.layers, lm.width)
-    return TrainingOptions.of_recipe("few" if few else "default")
+    few = few_options(corpus)
+    suits = initial is None and suits_few(corpus, spoken_lm, few, slots)
+    return few if suits else TrainingOptions.of_recipe()
+
+
+def few_options(corpus: Corpus, changes: Mapping[str, Any] | None = None) -> TrainingOptions:
+    """The recipe `few` with changes; a corpus of units whose recordings are not at hand is heard once."""
+    silent = any(
+        u.units is not None and (u.audio is None or not u.audio.is_file()) for u in corpus.utterances
+    )
+    return TrainingOptions.of_recipe("few", {**({"answer_copies": 0} if silent else {}), **(changes or {})})
+
+
+def suits_few(
+    corpus: Corpus, spoken_lm: SpokenLM, few: TrainingOptions, slots: Sequence[str] | None = None
+) -> bool:
+    """Whether a corpus has few clips, to train on and to validate on, and the prompts of `few` are not too short."""
+    labels = sum(len(corpus.slots[slot]) for slot in slots or corpus.slots)
+    clips = max(len(corpus.split("train")), len(corpus.split("valid")))
+    return clips <= recipes.FEW_CLIPS and length_of(spoken_lm.lm, few, labels) >= recipes.SHORTEST_MEMBER
 
 
 def train_many(

@@ -57,11 +57,12 @@ class FoldDraw:
 
 @dataclass(frozen=True, slots=True)
 class ShotsDraw:
-    """How a corpus's train split was thinned: `count` utterances for each combination of labels of `slots`."""
+    """How splits of a corpus were thinned: `count` utterances of each for each combination of labels of `slots`."""
 
     count: int
     seed: int
     slots: tuple[str, ...]
+    splits: tuple[str, ...] = ("train",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,11 @@ def draw_splits(
     return drawn, f"{shares} {DRAWN_BY_HASH} (seed {seed}), grouped by {grouping}{kept}{rest}"
 
 
+def groups_of(utterances: Iterable[Utterance]) -> int:
+    """How many groups of utterances `folds` keeps together: speakers, recordings, or each utterance alone."""
+    return len(set(_groups(utterances, _FEWEST_GROUPS)[0]))
+
+
 def _groups(utterances: Iterable[Utterance], fewest: int) -> tuple[list[str], str]:
     """The group of each utterance, and what a group is: speaker, recording or utterance."""
     utterances = list(utterances)
@@ -217,8 +222,14 @@ def _fold_rule(corpus: Corpus, fold: FoldDraw) -> str:
     return f"{rule}; folds drawn by hash (seed {fold.seed}), grouped by {grouping}"
 
 
-def shots(corpus: Corpus, slots: str | Sequence[str] | None, n: int, seed: int = 0) -> Corpus:
-    """The corpus with n training utterances per label; valid and test stay whole.
+def shots(
+    corpus: Corpus,
+    slots: str | Sequence[str] | None,
+    n: int,
+    seed: int = 0,
+    splits: Sequence[str] = ("train",),
+) -> Corpus:
+    """The corpus with n training utterances per label; valid and test stay whole, unless `splits` names them, too.
 
     With several slots (None: all of them), n per combination of labels. Subsets are nested: the 5 of one seed
     are among its 10. A label with fewer than n keeps them all, with a notice. UnknownName: a slot the corpus
@@ -231,18 +242,20 @@ def shots(corpus: Corpus, slots: str | Sequence[str] | None, n: int, seed: int =
         if slot not in corpus.slots:
             raise UnknownName("slot", slot, corpus.slots)
     of_label: dict[tuple[str | None, ...], list[Utterance]] = defaultdict(list)
-    for utterance in corpus.split("train"):
-        of_label[tuple(utterance.labels.get(slot) for slot in chosen)].append(utterance)
+    for utterance in corpus.utterances:
+        if utterance.split in splits:
+            labels = (utterance.labels.get(slot) for slot in chosen)
+            of_label[utterance.split, *labels].append(utterance)
     kept: set[str] = set()
     notices = []
-    for label, members in of_label.items():
+    for (split, *label), members in of_label.items():
         ordered = sorted(members, key=lambda u: (_position(seed, u.id), u.id))
         kept.update(u.id for u in ordered[:n])
-        if len(members) < n:
+        if len(members) < n and split == "train":
             name = ", ".join(str(part) for part in label)
             notices.append(f"'{name}' has {len(members)} training utterances, fewer than {n}")
-    utterances = tuple(u for u in corpus.utterances if u.split != "train" or u.id in kept)
-    draw = ShotsDraw(n, seed, chosen)
+    utterances = tuple(u for u in corpus.utterances if u.split not in splits or u.id in kept)
+    draw = ShotsDraw(n, seed, chosen, tuple(splits))
     return replace(corpus, utterances=utterances, notices=(*corpus.notices, *notices), shots=draw)
 
 
