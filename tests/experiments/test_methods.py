@@ -106,5 +106,5 @@ def test_methods_are_checked_before_any_work(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UsageError, match="prompt,n-gram,probe"):
         require_gslm(object(), "lora")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingExtra, match=r"speechprompt\[peft\]"):
+    with pytest.raises(MissingExtra, match=r"pip install -e '\.\[peft\]'"):
         check_methods(["lora"])
