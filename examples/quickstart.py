@@ -19,7 +19,7 @@ def main(folder: str | None = None, steps: int | None = None) -> float:
     """Train on one slot, print the test accuracy with its interval, answer one clip; returns the accuracy."""
     lm = SpokenLM.load("tiny")
     corpus = Corpus.from_folder(folder) if folder else demo_corpus().with_slots(["command"])
-    # without options `train` chooses the recipe that suits the clips; 300 steps are enough to see the demo corpus learnt
+    # without options `train` chooses a recipe that suits the clips; 300 steps show how the demo corpus is learnt
     steps = steps or (None if folder else 300)
     artifact = train(corpus, lm, options=TrainingOptions(steps=steps) if steps else None)
 
