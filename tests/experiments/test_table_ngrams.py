@@ -11,7 +11,9 @@ import pytest
 from experiments.test_results_table import another, table_of
 from speechprompt.experiments.results_lines import Line
 from speechprompt.experiments.results_table import Study
+from speechprompt.experiments.table_rows import Declaration, TableRow
 from speechprompt.experiments.tables import share_cell
+from speechprompt.prompting.recipes import RECIPES
 from speechprompt.prompting.task import Task
 from speechprompt.speech.manifest import write_manifest
 from speechprompt.testing import toy_corpus
@@ -86,3 +88,11 @@ def test_validation_shows_nothing_of_the_test(study: Study, tmp_path: Path) -> N
     [cell, *_] = prompts_of(line)
     assert "valid_accuracy" in cell
     assert not [name for name in cell if "test" in name]
+
+
+def test_ngrams_hear_the_copies_of_a_recipe() -> None:
+    row = TableRow(name="a", title="a", source="a.tar", slots=("word",), prompt={"recipe": "few"})
+    told = Declaration(row=(row,)).options(row, "n-gram tuned")
+    assert told == {"answer_copies": RECIPES["few"]["answer_copies"]}
+    plain = row.model_copy(update={"prompt": {"recipe": "few", "answer_copies": 0}})
+    assert Declaration(row=(plain,)).options(plain, "n-gram tuned") == {}

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechprompt.errors import CorpusError
+from speechprompt.errors import CorpusError, UsageError
 from speechprompt.lms.batch import collate
 from speechprompt.prompting import teach as teaching
 from speechprompt.prompting.bank import Bank
 from speechprompt.prompting.classifier import classify
 from speechprompt.prompting.heard import count_heard
+from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Run
 from speechprompt.prompting.teach import steps_for, teach
 from speechprompt.speech.manifest import Corpus
@@ -80,6 +81,11 @@ def test_too_few_clips_or_several_questions_are_refused() -> None:
         teach(few(2), SPOKEN, "words")
     with pytest.raises(CorpusError, match="2 slots; teaching answers one question"):
         teach(CORPUS, SPOKEN, "words")
+
+
+def test_options_of_several_prompts_are_refused() -> None:
+    with pytest.raises(UsageError, match="a lesson makes one prompt"):
+        teach(CORPUS.with_slots(["word"]), SPOKEN, "word", options=TrainingOptions.of_recipe("few"))
 
 
 def test_more_clips_take_more_steps() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from cli.material import write_tone
 from speechprompt.errors import ArtifactError, UsageError
 from speechprompt.evaluation.ensembles import ensemble_scores
-from speechprompt.evaluation.evaluate import evaluate
+from speechprompt.evaluation.evaluate import evaluate, run_baselines
 from speechprompt.evaluation.occlusion import occlude, occlude_together
 from speechprompt.experiments.methods import prompt_run
 from speechprompt.experiments.reproduce import Study
@@ -269,3 +269,20 @@ def test_several_prompts_start_from_as_many_one_each() -> None:
         ours = train(CORPUS, SPOKEN, ["word"], options, initial=theirs)
         for member, vectors in zip(ours.members, expected, strict=True):
             torch.testing.assert_close(member.entry.prompt.vectors, vectors)
+
+
+def test_baselines_learn_from_validation_where_prompts_did() -> None:
+    words = CORPUS.with_slots(["word"])
+    options = SHORT.model_copy(update={"rotate_validation": True, "steps": 1, "evaluations": 1})
+    turned = train(words, SPOKEN, options=options)
+    taught = replace(
+        words,
+        utterances=tuple(replace(u, split="train") if u.split == "valid" else u for u in words.utterances),
+    )
+    for artifact, known in ((turned, taught), (train(words, SPOKEN, options=SHORT), words)):
+        told = evaluate(SPOKEN, artifact, words, baselines=["majority", "n-gram"]).baselines
+        alone = run_baselines(SPOKEN, known, ["word"], names=["majority", "n-gram"])
+        assert [one.trained_parameters for one in told] == [one.trained_parameters for one in alone]
+    fewer = run_baselines(SPOKEN, words, ["word"], names=["n-gram"])
+    more = run_baselines(SPOKEN, taught, ["word"], names=["n-gram"])
+    assert fewer[0].trained_parameters < more[0].trained_parameters
