@@ -21,7 +21,7 @@ from speechprompt.prompting.outputs import scores_of
 from speechprompt.prompting.recipes import TrainingOptions
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.task import Task
-from speechprompt.prompting.teach import FEW_CLIPS, teach
+from speechprompt.prompting.teach import LESSON_OPTIONS, teach
 from speechprompt.speech.audio import read_waveform
 from speechprompt.speech.manifest import Corpus, Utterance
 
@@ -31,10 +31,10 @@ VARIANTS = {
     "the recipe `default`": TrainingOptions(),
     "label smoothing .1": NONE.model_copy(update={"label_smoothing": 0.1}),
     "smoothing and unit masking .15": NONE.model_copy(update={"label_smoothing": 0.1, "unit_masking": 0.15}),
-    "smoothing and span dropout .2 (lessons)": FEW_CLIPS,
-    "lessons over the state": FEW_CLIPS.model_copy(update={"streams": "state"}),
-    "lessons over logits": FEW_CLIPS.model_copy(update={"streams": "units"}),
-    "all three": FEW_CLIPS.model_copy(update={"unit_masking": 0.15}),
+    "smoothing and span dropout .2 (lessons)": LESSON_OPTIONS,
+    "lessons over the state": LESSON_OPTIONS.model_copy(update={"streams": "state"}),
+    "lessons over logits": LESSON_OPTIONS.model_copy(update={"streams": "units"}),
+    "all three": LESSON_OPTIONS.model_copy(update={"unit_masking": 0.15}),
 }
 SLOT = "label"
 

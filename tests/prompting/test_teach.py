@@ -34,7 +34,7 @@ def few(clips: int = 8, slot: str = "word") -> Corpus:
 @pytest.mark.parametrize(("streams", "steps"), [("units", 30), ("state", teaching.FEWEST_STEPS)])
 def test_it_learns_and_says_how_well(streams: str, steps: int) -> None:
     events = []
-    options = teaching.FEW_CLIPS.model_copy(update={"streams": streams})
+    options = teaching.LESSON_OPTIONS.model_copy(update={"streams": streams})
     artifact = teach(few(), SPOKEN, "words", steps, options=options, listener=events.append)
     held = artifact.metrics["held_out"]
     assert artifact.config.task == "words"

@@ -74,7 +74,7 @@ Copies = Annotated[
         "--copies",
         metavar="N",
         help="Hear every clip at N (even) other speeds too and answer with the mean; 2 cost three times the time. "
-        "By default as each prompt was trained to (train --answer-copies; 4 for up to 500 clips, else 0).",
+        "By default as each prompt was trained to (train --answer-copies; 4 for up to 2,000 clips, else 0).",
     ),
 ]
 Seed = Annotated[

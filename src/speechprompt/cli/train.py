@@ -51,7 +51,7 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         metavar="default|few|paper",
-        help="Named set of training options; few: for up to about 500 clips to train on.",
+        help="Named set of training options; few: for up to about 2,000 clips to train on.",
     ),
 ]
 AUTO = "auto"
@@ -60,7 +60,7 @@ RecipeOrAuto = Annotated[
     typer.Option(
         "--recipe",
         metavar="auto|default|few|paper",
-        help="Named set of training options; auto: few for up to 500 clips to train on, else default.",
+        help="Named set of training options; auto: few for up to 2,000 clips to train on, else default.",
     ),
 ]
 SHAPING = ("ensemble", "rotate_validation", "prompt_length", "verbalizer", "streams")
@@ -133,7 +133,7 @@ def train(
     PATH holds a prompt for each round (fold1, fold2, ...) and folds.json with the pooled numbers. Several sources,
     several --task, or training options with several values (--seed 0,1,2) train a prompt each, all in one run;
     PATH then holds a folder for each. With --ensemble, or the recipe few, PATH is one prompt folder all the same: its
-    prompts answer together. Up to 500 clips get that recipe where nothing is said about how many prompts there are.
+    prompts answer together. Up to 2,000 clips get that recipe where nothing is said about how many prompts there are.
     """
     from speechprompt.prompting.artifact import Artifact
 

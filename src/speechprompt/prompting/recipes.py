@@ -285,7 +285,7 @@ PUBLISHED: dict[str, Any] = {
 """The reference's options where they differ from `default`. Source: its training script; facts of its code."""
 SHORTEST_MEMBER = 5
 """Vectors a layer below which prompts of an ensemble were never measured."""
-FEW_CLIPS = 500
+FEW_CLIPS = 2000
 """Clips to train on, and to validate on, up to which `few` is worth its steps (docs/decisions/0025)."""
 FEW: dict[str, Any] = {"ensemble": 3, "rotate_validation": True, "steps": 300, "answer_copies": 4}
 """What differs from `default` where clips are few: every clip teaches most prompts, steps for so many, and copies."""

@@ -37,7 +37,7 @@ from speechprompt.spoken_lm import SpokenLM
 FEWEST_STEPS, HEARINGS = 60, 10
 """Updates of a lesson: enough to hear every clip so often, and no fewer than that."""
 ROUNDS = 4
-FEW_CLIPS = TrainingOptions(label_smoothing=0.1, span_dropout=0.2, prompt_dropout=0.0, unit_masking=0.0)
+LESSON_OPTIONS = TrainingOptions(label_smoothing=0.1, span_dropout=0.2, prompt_dropout=0.0, unit_masking=0.0)
 """A few clips are soon known by heart; without these, others are answered worse and far too surely (LOG.md)."""
 FEWEST_CLIPS = 3
 """Clips that every label needs: as many as the fewest rounds."""
@@ -55,14 +55,14 @@ def teach(
 ) -> Artifact:
     """Train a prompt on every clip of a corpus of one slot, and say how often it was right on hidden clips.
 
-    Splits are ignored; `steps` default to `steps_for` the clips, `options` to `FEW_CLIPS`. `metrics["held_out"]`
+    Splits are ignored; `steps` default to `steps_for` the clips, `options` to `LESSON_OPTIONS`. `metrics["held_out"]`
     holds the accuracy with its 95 % interval, the share of the most frequent label, right answers by label, and the
     mistakes. A temperature above one is fitted on the same answers. UsageError for options of several prompts.
     CorpusError: several slots, or a label with under three clips. Side effects: the unit store, where clips come
     without units.
     """
     slot = _only_slot(corpus)
-    options = options or FEW_CLIPS
+    options = options or LESSON_OPTIONS
     if options.ensemble > 1:
         raise UsageError("a lesson makes one prompt; take the recipe default, without 'ensemble'")
     corpus = encode_corpus(corpus, spoken_lm, most_units=spoken_lm.lm.max_units).corpus
@@ -99,7 +99,7 @@ def teach(
 
 def steps_for(clips: int) -> int:
     """How many updates `teach` makes for so many clips."""
-    return max(FEWEST_STEPS, -(-HEARINGS * clips // FEW_CLIPS.batch_size))
+    return max(FEWEST_STEPS, -(-HEARINGS * clips // LESSON_OPTIONS.batch_size))
 
 
 def _only_slot(corpus: Corpus) -> str:
