@@ -15,12 +15,13 @@ from speechprompt.experiments.table_options import training_options
 from speechprompt.experiments.table_rounds import Round, rounds_of
 from speechprompt.experiments.table_rows import TableRow
 from speechprompt.metrics import accuracy
+from speechprompt.prompting import recipes
 from speechprompt.prompting.artifact import Artifact
 from speechprompt.prompting.finishing import finish
 from speechprompt.prompting.run import Examples
 from speechprompt.prompting.training import train_runs
 from speechprompt.testing import toy_corpus
-from toys import SPOKEN
+from toys import SPOKEN, entry_of
 
 OPTIONS = {
     "steps": 12,
@@ -72,6 +73,21 @@ def test_members_answer_as_if_each_had_trained_alone(tmp_path: Path, ngrams: int
     if ngrams:
         assert cell.predictions != alone
         assert cell.details["prompt_alone_on_test"] == accuracy(one.labels("test"), alone)
+
+
+def test_prompts_beside_ngrams_are_all_as_long_as_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The n-grams leave the first less of the budget; lengths of others would make another ensemble than `train`'s."""
+    row = TableRow(name="both", title="both", source="toy.jsonl", slots=("word", "length"), folds=3)
+    one = rounds_of(row, toy_corpus(60), 1)[0]
+    options = {"steps": 1, "evaluations": 1, "ensemble": 3, "ngrams": 256}
+    monkeypatch.setattr(recipes, "MOST_TRAINED", 4000)  # 9 vectors beside n-grams, 16 without
+    cell = Measure("prompt", one, SPOKEN, options, tmp_path).run(FeatureCache(), lambda *told: None)
+    length = cell.details["prompt_length"]
+    beside = 256 * sum(len(labels) for labels in one.task.slots.values())
+    single = entry_of(SPOKEN.lm, task=one.task, prompt_length=length).trained_parameters()
+    assert cell.trained_parameters == 3 * single + beside
 
 
 def test_a_killed_training_of_members_goes_on_where_it_was(tmp_path: Path) -> None:
